@@ -1,0 +1,182 @@
+/* The model: an SAE's weights and configuration, from a file or from memory.
+ *
+ * Canonical form (every architecture reduces to it; names as in SAELens):
+ *     xc = normalise(x) - apply_b_dec_to_input * b_dec        h = xc W_enc + b_enc        f = act(h)
+ *     x_hat = un-normalise(f W_dec + b_dec)
+ */
+#ifndef SAE_MODEL_H
+#define SAE_MODEL_H
+
+#include "env.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sae_model sae_model;
+
+/* Activation of the codes. Thresholds are strict (>). BatchTopK and Matryoshka SAEs are published as JumpReLU. */
+typedef int32_t sae_arch;
+
+enum {
+    SAE_STANDARD = 1, /* relu(h) */
+    SAE_JUMPRELU = 2, /* relu(h) where h > threshold (arXiv 2407.14435) */
+    SAE_TOPK = 3,     /* the k largest h, then relu (arXiv 2406.04093); ties go to the lower index */
+    SAE_GATED = 4     /* relu(exp(r_mag) * u + b_mag) where u + b_gate > 0, u = xc W_enc (arXiv 2404.16014) */
+};
+
+/* What is done to a row before, and undone after (sae-lens 6.54, saes/sae.py). d = d_in, all per row. */
+typedef int32_t sae_norm;
+
+enum {
+    SAE_NORM_NONE = 0,
+    SAE_NORM_SCALE = 1,    /* x * norm_scaling_factor ("expected_average_only_in") */
+    SAE_NORM_CONSTANT = 2, /* x * sqrt(d) / ||x|| ("constant_norm_rescale"); a zero row has no finite pre-activation */
+    SAE_NORM_LAYER = 3     /* (x - mean) / (std + 1e-5), std unbiased ("layer_norm") */
+};
+
+/* The file says otherwise, or does not say: overrides for sae_model_open. Zero = what the file says. The same names are the
+ * Python keywords and the options of the tool. */
+typedef struct sae_open_options {
+    uint32_t struct_size;
+    int32_t k;                        /* top-k */
+    int32_t d_in;                     /* expected; a file that differs is refused */
+    int32_t d_out;                    /* expected; a file that differs is refused */
+    const char *architecture;         /* "standard", "jumprelu", "topk", "gated" */
+    const char *normalize_activations; /* "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm" */
+    int32_t apply_b_dec;              /* apply_b_dec_to_input: SAE_YES or SAE_NO */
+    float norm_scaling_factor;        /* factor for "expected_average_only_in", which cfg.json does not carry */
+    int32_t copy;                     /* SAE_YES: read the file into memory instead of mapping it */
+    int32_t check;                    /* SAE_YES: run sae_model_check before returning; SAE_NO: skip the checks of files <= 64 MiB */
+} sae_open_options;
+
+/* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
+ * sae_weights.safetensors inside one. The file is mapped; vectors are read, matrices stay where they are until they are used.
+ * A mapped file must not be truncated while the model lives (copy = SAE_YES avoids that). Nothing in a file is executed.
+ * Errors: SAE_E_IO (missing, unreadable), SAE_E_FORMAT (damaged, contradicting itself, non-finite values), SAE_E_SHAPE (an expected
+ * size differs), SAE_E_UNSUPPORTED (an architecture or dtype this version does not read, by name), SAE_E_NOMEM, SAE_E_ARG. */
+SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *path, const sae_open_options *opt, sae_error *err);
+
+/* flags of sae_weights */
+enum {
+    SAE_BORROW = 1,         /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
+    SAE_W_ENC_BY_ROWS = 2,  /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
+    SAE_W_DEC_BY_COLS = 4,  /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
+    SAE_APPLY_B_DEC = 8,    /* subtract b_dec from the (normalised) input */
+    SAE_RESCALE_BY_DECODER_NORM = 16 /* top-k selects and returns h * ||W_dec row||, decode divides by it */
+};
+
+/* Weights in memory. Matrices are row-major in `dtype`, vectors are f32 and always copied. */
+typedef struct sae_weights {
+    uint32_t struct_size;
+    sae_arch arch;
+    sae_dtype dtype;        /* of w_enc and w_dec */
+    uint32_t flags;
+    int32_t d_in;
+    int32_t d_sae;
+    int32_t d_out;          /* 0 = d_in */
+    int32_t k;              /* top-k: 1 .. d_sae */
+    sae_norm norm;
+    float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
+    const void *w_enc;
+    const void *w_dec;
+    const float *b_enc;     /* [d_sae]; NULL = 0. Not used by gated */
+    const float *b_dec;     /* [d_out]; NULL = 0 */
+    const float *threshold; /* [d_sae], SAE_JUMPRELU only */
+    const float *b_gate;    /* [d_sae], gated only, as b_mag and r_mag */
+    const float *b_mag;
+    const float *r_mag;
+} sae_weights;
+
+/* Builds a model from memory. Values are not checked (sae_model_check does that), shapes and pointers are.
+ * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_NOMEM, SAE_E_VERSION. */
+SAE_API sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *weights, sae_error *err);
+
+typedef struct sae_info {
+    uint32_t struct_size;
+    sae_arch arch;
+    sae_norm norm;
+    sae_dtype w_enc_dtype; /* as stored */
+    sae_dtype w_dec_dtype;
+    int32_t d_in;
+    int32_t d_sae;
+    int32_t d_out;
+    int32_t k;             /* 0 unless top-k */
+    int32_t apply_b_dec;   /* SAE_YES or SAE_NO, as the next */
+    int32_t rescale_by_decoder_norm;
+    float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */
+} sae_info;
+
+/* Fills `out` (set out->struct_size first). Errors: SAE_E_ARG, SAE_E_VERSION. */
+SAE_API sae_status sae_model_info(const sae_model *model, sae_info *out);
+
+/* What the file says in words. */
+enum {
+    SAE_TEXT_FORMAT = 1,        /* "saelens" or "memory" */
+    SAE_TEXT_FORMAT_VERSION = 2, /* the sae_lens_version of cfg.json, "" if absent */
+    SAE_TEXT_ARCHITECTURE = 3,  /* as stored: "jumprelu" */
+    SAE_TEXT_MODEL_NAME = 4,    /* of the language model, "" if absent, as the next */
+    SAE_TEXT_HOOK_NAME = 5,     /* hook point: "blocks.12.hook_resid_post" */
+    SAE_TEXT_PATH = 6,          /* the file that holds the weights, "" for memory */
+    SAE_TEXT_CONFIG = 7         /* cfg.json as it is stored, "" if there is none */
+};
+
+/* A text of the model; "" for an unknown `what`. Valid as long as the model. */
+SAE_API const char *sae_model_text(const sae_model *model, int32_t what);
+
+/* Number of warnings found while opening, and the i-th as a sentence ("" past the end): things that are legal but that a careful
+ * user wants to know, e.g. normalize_activations "expected_average_only_in" without a factor. */
+SAE_API int32_t sae_model_n_warnings(const sae_model *model);
+SAE_API const char *sae_model_warning(const sae_model *model, int32_t i);
+
+/* Tensors of the canonical form. */
+enum {
+    SAE_W_ENC = 1, /* by feature: [d_sae][d_in] */
+    SAE_W_DEC = 2, /* by feature: [d_sae][d_out], in the unit of the published codes */
+    SAE_B_ENC = 3, /* [d_sae]; b_gate for gated */
+    SAE_B_DEC = 4, /* [d_out] */
+    SAE_THRESHOLD = 5 /* [d_sae]: a feature is active when h > threshold and h > 0; zeros where the architecture has none */
+};
+
+/* Copies `n` rows of a tensor from row `first` on, as f32 (a vector's row is one value): out is [n][d_in], [n][d_out] or [n].
+ * Errors: SAE_E_ARG (unknown tensor, rows out of range). */
+SAE_API sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_t first, int64_t n, float *out, sae_error *err);
+
+/* Packed forms. */
+enum {
+    SAE_PREPARE_ROWS = 1,   /* W_enc as [d_sae][d_in] (and W_dec as [d_sae][d_out]) in the stored dtype, where the file has it the other way */
+    SAE_PREPARE_PANELS = 2  /* W_enc in f32 panels: the fastest dense encode; 4 bytes a weight */
+};
+
+/* Builds packed forms once, with the env's parallel-for; values are checked on the way. Optional: an unprepared model gives the same
+ * bits from the mapping, slower. Thread-safe, also while others encode; a second call finds the work done.
+ * Errors: SAE_E_NOMEM, SAE_E_FORMAT (a non-finite weight, by tensor, row and column), SAE_E_HOST, SAE_E_ARG. */
+SAE_API sae_status sae_model_prepare(sae_model *model, uint32_t what, sae_error *err);
+
+/* Reads every weight and refuses non-finite values: SAE_E_FORMAT with tensor, row and column of the first. */
+SAE_API sae_status sae_model_check(const sae_model *model, sae_error *err);
+
+typedef struct sae_memory {
+    uint32_t struct_size;
+    uint32_t prepared;     /* SAE_PREPARE_* that are built */
+    int64_t mapped_bytes;  /* file mapping; page cache, shared, reclaimable */
+    int64_t vectors_bytes; /* biases, thresholds, copied or read weights: owned by the model */
+    int64_t rows_bytes;    /* of the form, whether or not it is built; 0 where the stored layout already is the form */
+    int64_t panels_bytes;
+} sae_memory;
+
+/* What each form takes or would take. Errors: SAE_E_ARG, SAE_E_VERSION. */
+SAE_API sae_status sae_model_memory(const sae_model *model, sae_memory *out);
+
+SAE_API void sae_model_free(sae_model *model);
+
+/* "standard", "jumprelu", "topk", "gated"; "unknown" otherwise. Static, never NULL. */
+SAE_API const char *sae_arch_name(sae_arch arch);
+
+/* "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"; "unknown" otherwise. Static, never NULL. */
+SAE_API const char *sae_norm_name(sae_norm norm);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

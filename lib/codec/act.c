@@ -1,0 +1,24 @@
+/* One feature's activation in plain C: what the activate kernel does for many. */
+#include <math.h>
+
+#include "codec/codec.h"
+
+float saei_pre(const saei_act *act, size_t i, float dot)
+{
+    if (act->gate)
+        return dot + act->gate[i];
+    const float h = act->bias ? dot + act->bias[i] : dot;
+    return act->key_scale ? h * act->key_scale[i] : h;
+}
+
+float saei_code(const saei_act *act, size_t i, float dot, int64_t *bad)
+{
+    const float h = saei_pre(act, i, dot);
+    const float value = act->gate ? fmaf(dot, act->mag_scale[i], act->mag_bias[i]) : h;
+    const float threshold = act->threshold ? act->threshold[i] : 0.0f;
+    if (!isfinite(h) || !isfinite(value)) {
+        ++*bad;
+        return 0.0f;
+    }
+    return h > threshold && value > 0.0f ? value : 0.0f;
+}

@@ -1,0 +1,80 @@
+/* Inside the codec: views of caller's rows, the normalisers, the workspace of an encode. Steering builds on these. */
+#ifndef SAEI_CODEC_H
+#define SAEI_CODEC_H
+
+#include "model/model.h"
+#include "sae/codec.h"
+
+/* A checked sae_rows. */
+typedef struct saei_rows {
+    unsigned char *x;
+    int64_t stride;
+    int64_t n;
+    sae_dtype dtype;
+    const int32_t *slot;
+} saei_rows;
+
+/* Checks and reads the caller's struct; d = elements per row. `in_place` refuses rows that overlap. */
+sae_status saei_rows_read(saei_rows *out, const sae_rows *rows, int32_t d, bool in_place, sae_error *err);
+void *saei_rows_at(const saei_rows *rows, int64_t r);
+
+/* Row x [d_in] f32 -> xc = normalise(x) - b_in (may be in place), and what un-normalises a decoded row: y * scale + shift. */
+void saei_normalise(const sae_model *model, float *xc, const float *x, float *scale, float *shift);
+
+/* The code of one feature from its dot, as the activate kernel gives it (entry i of act's arrays); 0 = inactive.
+ * Non-finite pre-activations are counted. */
+float saei_code(const saei_act *act, size_t i, float dot, int64_t *bad);
+
+/* The pre-activation by which a feature is judged: h, or the gate's u + b_gate. */
+float saei_pre(const saei_act *act, size_t i, float dot);
+
+/* Scratch of an encode of up to max_rows rows: pointers into one block. */
+typedef struct saei_work {
+    size_t max_rows;
+    float *xc;        /* [max_rows][d_in] */
+    float *packed;    /* [ceil(max_rows/8)][d_in][8] */
+    float *scale, *shift; /* [max_rows] */
+    float *c;         /* per worker: dots of a step */
+    float *pack;      /* per worker: panels packed on the way */
+    float *pick;      /* per worker: values while the k-th largest is looked for, [d_sae]; NULL unless top-k */
+    int32_t *idx;     /* [max_rows][d_sae]: codes of a row, first by tile, then contiguous */
+    float *val;       /* [max_rows][d_sae] */
+    int32_t *count;   /* [max_rows][n_tiles] */
+    size_t *bad;      /* [max_rows][n_tiles] */
+    int32_t *n;       /* [max_rows]: codes of the row */
+    _Atomic(uint32_t) *floor; /* [max_rows]: bits of the value that a code must exceed */
+} saei_work;
+
+size_t saei_work_bytes(const sae_model *model, size_t max_rows); /* SIZE_MAX on overflow */
+void saei_work_init(saei_work *work, const sae_model *model, size_t max_rows, void *block);
+
+/* Loads rows r0 .. r0+n-1 into work->xc, normalised. */
+void saei_work_load(saei_work *work, const sae_model *model, const saei_rows *rows, int64_t r0, size_t n);
+
+/* Encodes the n loaded rows: codes of row r in work->idx + r*d_sae, work->val + r*d_sae, work->n[r] of them, ascending. Adds the
+ * non-finite pre-activations to *bad. SAE_E_HOST when the host's parallel-for failed. */
+sae_status saei_work_encode(saei_work *work, const sae_model *model, size_t n, int64_t *bad);
+
+/* The k-th largest of v [n], 1 <= k <= n; v is reordered. */
+float saei_kth_largest(float *v, size_t n, size_t k);
+
+struct sae_ctx {
+    sae_model *model;
+    atomic_flag busy;
+    sae_error error;
+    int64_t nonfinite;
+    size_t bytes;     /* of the whole allocation, for the allocator */
+    saei_work work;
+    float *y;         /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
+    float *coef;      /* per worker: [SAEI_COEFS] */
+    double *mean;     /* [d_out] */
+};
+
+enum { SAEI_COEFS = 256 };
+
+/* Opens a call on ctx: busy flag, fp mode, clean error. Every saei_ctx_begin that gave SAE_OK needs saei_ctx_end, which gives `status`
+ * back. */
+sae_status saei_ctx_begin(sae_ctx *ctx, saei_fpmode *mode);
+sae_status saei_ctx_end(sae_ctx *ctx, saei_fpmode mode, sae_status status);
+
+#endif

@@ -1,0 +1,312 @@
+#include "sae/distance.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "distance/angle.h"
+#include "model/model.h"
+
+struct sae_index {
+    sae_model *model;
+    int32_t by;
+    size_t n, d;
+    double *norms; /* [n] length of each row in the unit of the codes; a negative decoder scale shows in `sign` */
+    signed char *sign; /* [n] */
+    size_t bytes;
+};
+
+static saei_matrix rows_of(const sae_index *index)
+{
+    return index->by == SAE_BY_DECODER ? saei_model_dec_rows(index->model) : saei_model_enc_rows(index->model);
+}
+
+static float scale_of(const sae_index *index, size_t j)
+{
+    return index->by == SAE_BY_DECODER && index->model->dec_scale ? index->model->dec_scale[j] : 1.0f;
+}
+
+static void norms_task(void *job, uint32_t i, uint32_t worker)
+{
+    (void)worker;
+    const saei_fpmode mode = saei_fp_enter();
+    const sae_index *index = job;
+    const saei_matrix m = rows_of(index);
+    const size_t first = (size_t)i * SAEI_BLOCK, last = first + SAEI_BLOCK < index->n ? first + SAEI_BLOCK : index->n;
+    for (size_t j = first; j < last; j++) {
+        const float scale = scale_of(index, j);
+        index->norms[j] = sqrt(saei_matrix_row_square(&m, (int32_t)j)) * fabs((double)scale);
+        index->sign[j] = scale < 0.0f ? -1 : 1;
+    }
+    saei_fp_leave(mode);
+}
+
+sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_error *err)
+{
+    if (!out)
+        return saei_fail(err, SAE_E_ARG, "sae_index_create: out is NULL");
+    *out = NULL;
+    if (!model)
+        return saei_fail(err, SAE_E_ARG, "sae_index_create: model is NULL");
+    if (by != SAE_BY_DECODER && by != SAE_BY_ENCODER)
+        return saei_fail(err, SAE_E_ARG, "by = %d is neither SAE_BY_DECODER nor SAE_BY_ENCODER", (int)by);
+    const saei_host *host = &model->env->host;
+    const size_t n = (size_t)model->parts.d_sae;
+    size_t bytes = 0;
+    saei_reserve(&bytes, 1, sizeof(sae_index));
+    const size_t norms = saei_reserve(&bytes, n, sizeof(double)), sign = saei_reserve(&bytes, n, 1);
+    unsigned char *block = saei_alloc(host, bytes);
+    if (!block)
+        return saei_fail(err, SAE_E_NOMEM, "no memory for an index of %zu features (%zu bytes)", n, bytes);
+    sae_index *index = (sae_index *)(void *)block;
+    *index = (sae_index){model, by, n, (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in),
+                         (double *)(void *)(block + norms), (signed char *)(block + sign), bytes};
+    if (saei_run(host, index, norms_task, (uint32_t)((n + SAEI_BLOCK - 1) / SAEI_BLOCK))) {
+        saei_dealloc(host, block, bytes);
+        return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the norms of %zu features were computed", n);
+    }
+    saei_model_take(model);
+    *out = index;
+    return saei_ok(err);
+}
+
+void sae_index_free(sae_index *index)
+{
+    if (!index)
+        return;
+    sae_model *model = index->model;
+    saei_dealloc(&model->env->host, index, index->bytes);
+    sae_model_free(model);
+}
+
+int32_t sae_index_dim(const sae_index *index)
+{
+    return index ? (int32_t)index->d : 0;
+}
+
+/* Scratch: one cosine per feature, and two rows. */
+typedef struct scratch {
+    float *cosines, *a, *b;
+} scratch;
+
+static size_t lay_scratch(scratch *out, const sae_index *index, void *block)
+{
+    size_t total = 0;
+    const size_t cosines = saei_reserve(&total, index->n, sizeof(float));
+    const size_t a = saei_reserve(&total, index->d, sizeof(float)), b = saei_reserve(&total, index->d, sizeof(float));
+    if (block) {
+        const uintptr_t base = ((uintptr_t)block + 63) & ~(uintptr_t)63;
+        unsigned char *p = (unsigned char *)block + (base - (uintptr_t)block);
+        *out = (scratch){(float *)(void *)(p + cosines), (float *)(void *)(p + a), (float *)(void *)(p + b)};
+    }
+    return total + 64;
+}
+
+size_t sae_index_scratch_bytes(const sae_index *index)
+{
+    scratch unused;
+    return index ? lay_scratch(&unused, index, NULL) : 0;
+}
+
+static sae_status take_scratch(scratch *out, const sae_index *index, void *block, size_t bytes, sae_error *err)
+{
+    scratch unused;
+    const size_t need = lay_scratch(&unused, index, NULL);
+    if (!block || bytes < need)
+        return saei_fail(err, SAE_E_CAPACITY, "the scratch has %zu bytes, sae_index_scratch_bytes asks for %zu", block ? bytes : 0, need);
+    lay_scratch(out, index, block);
+    return SAE_OK;
+}
+
+typedef struct search {
+    const sae_index *index;
+    const float *query;
+    double query_norm;
+    float *cosines;
+} search;
+
+static void search_task(void *job, uint32_t i, uint32_t worker)
+{
+    (void)worker;
+    const saei_fpmode mode = saei_fp_enter();
+    const search *s = job;
+    const sae_index *index = s->index;
+    const saei_matrix m = rows_of(index);
+    const saei_kernels *k = index->model->env->kernels;
+    const size_t first = (size_t)i * SAEI_TILE, left = index->n - first, n = left < SAEI_TILE ? left : SAEI_TILE;
+    float *c = s->cosines + first;
+    if (m.by_cols)
+        k->gemv_cols(c, n, &m, first, n, s->query, index->d, 1);
+    else
+        k->dot_rows(c, n, &m, NULL, first, n, s->query, index->d, 1);
+    for (size_t j = 0; j < n; j++) {
+        /* the stored row counts scale times, and so does its norm: the scale cancels but for its sign */
+        const double scale = (double)scale_of(index, first + j);
+        c[j] = (float)((double)c[j] * scale / (s->query_norm * index->norms[first + j]));
+    }
+    saei_fp_leave(mode);
+}
+
+/* a before b in the result: higher cosine, then lower index. */
+static bool before(float cos_a, int32_t a, float cos_b, int32_t b)
+{
+    return cos_a > cos_b || (cos_a == cos_b && a < b);
+}
+
+/* The result arrays are a heap with the worst on top while the search runs. */
+static void sift_down(sae_neighbors *o, int32_t n, int32_t i, float cosine, int32_t feature)
+{
+    for (;;) {
+        int32_t worst = 2 * i + 1;
+        if (worst >= n)
+            break;
+        if (worst + 1 < n && before(o->cosines[worst], o->features[worst], o->cosines[worst + 1], o->features[worst + 1]))
+            worst++;
+        if (!before(cosine, feature, o->cosines[worst], o->features[worst]))
+            break;
+        o->cosines[i] = o->cosines[worst];
+        o->features[i] = o->features[worst];
+        i = worst;
+    }
+    o->cosines[i] = cosine;
+    o->features[i] = feature;
+}
+
+static void collect(sae_neighbors *o, const search *s, int32_t except)
+{
+    o->n = 0;
+    for (size_t j = 0; j < s->index->n; j++) {
+        const float cosine = s->cosines[j];
+        if ((int32_t)j == except || !(cosine >= -2.0f)) /* NaN: a row of length 0 */
+            continue;
+        if (o->n < o->k) {
+            int32_t i = o->n++;
+            while (i > 0 && before(o->cosines[(i - 1) / 2], o->features[(i - 1) / 2], cosine, (int32_t)j)) {
+                o->cosines[i] = o->cosines[(i - 1) / 2];
+                o->features[i] = o->features[(i - 1) / 2];
+                i = (i - 1) / 2;
+            }
+            o->cosines[i] = cosine;
+            o->features[i] = (int32_t)j;
+        } else if (before(cosine, (int32_t)j, o->cosines[0], o->features[0])) {
+            sift_down(o, o->n, 0, cosine, (int32_t)j);
+        }
+    }
+    for (int32_t n = o->n - 1; n > 0; n--) { /* heap sort: the worst goes to the end */
+        const float cosine = o->cosines[n];
+        const int32_t feature = o->features[n];
+        o->cosines[n] = o->cosines[0];
+        o->features[n] = o->features[0];
+        sift_down(o, n, 0, cosine, feature);
+    }
+}
+
+static sae_status nearest(const sae_index *index, sae_neighbors *out, const float *query, float *cosines, int32_t except, sae_error *err)
+{
+    sae_neighbors o;
+    sae_status status = saei_read_struct(&o, sizeof o, out, "sae_neighbors", err);
+    if (status)
+        return status;
+    if (o.k < 1 || !o.features || !o.cosines)
+        return saei_fail(err, SAE_E_ARG, "sae_neighbors has k = %d, features %s, cosines %s: it needs k >= 1 and both arrays", (int)o.k,
+                         o.features ? "set" : "NULL", o.cosines ? "set" : "NULL");
+    search s = {index, query, sqrt(saei_square(query, index->d)), cosines};
+    if (!isfinite(s.query_norm) || s.query_norm == 0.0)
+        return saei_fail(err, SAE_E_ARG, "the query has length %g: a direction needs a finite length above 0", s.query_norm);
+    if (saei_run(&index->model->env->host, &s, search_task, (uint32_t)((index->n + SAEI_TILE - 1) / SAEI_TILE)))
+        return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while %zu features were searched", index->n);
+    collect(&o, &s, except);
+    return saei_write_struct(out, &o, sizeof o, "sae_neighbors", err);
+}
+
+static void row_of(float *out, const sae_index *index, int32_t feature)
+{
+    const saei_matrix m = rows_of(index);
+    const float scale = scale_of(index, (size_t)feature);
+    saei_matrix_row(out, &m, feature);
+    if (scale != 1.0f)
+        for (size_t k = 0; k < index->d; k++)
+            out[k] *= scale;
+}
+
+sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const float *query, void *block, size_t block_bytes, sae_error *err)
+{
+    scratch s;
+    if (!index || !out || !query)
+        return saei_fail(err, SAE_E_ARG, "sae_index_nearest: %s is NULL", !index ? "index" : !out ? "out" : "query");
+    sae_status status = take_scratch(&s, index, block, block_bytes, err);
+    if (status)
+        return status;
+    const saei_fpmode mode = saei_fp_enter();
+    memcpy(s.a, query, index->d * sizeof *s.a);
+    status = nearest(index, out, s.a, s.cosines, -1, err);
+    saei_fp_leave(mode);
+    return status ? status : saei_ok(err);
+}
+
+sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out, int32_t feature, void *block, size_t block_bytes, sae_error *err)
+{
+    scratch s;
+    if (!index || !out)
+        return saei_fail(err, SAE_E_ARG, "sae_index_nearest_feature: %s is NULL", index ? "out" : "index");
+    sae_status status = saei_check_features(index->model, &feature, 1, err);
+    if (status || (status = take_scratch(&s, index, block, block_bytes, err)))
+        return status;
+    const saei_fpmode mode = saei_fp_enter();
+    row_of(s.a, index, feature);
+    status = nearest(index, out, s.a, s.cosines, feature, err);
+    saei_fp_leave(mode);
+    return status ? status : saei_ok(err);
+}
+
+static float cosine_of(const sae_index *index, const scratch *s, int32_t a, int32_t b)
+{
+    const saei_matrix one = {s->b, SAE_F32, false, 1, (int32_t)index->d};
+    float dot;
+    index->model->env->kernels->dot_rows(&dot, 1, &one, NULL, 0, 1, s->a, index->d, 1);
+    const double cosine = (double)dot / (index->norms[a] * index->norms[b]);
+    return cosine > 1.0 ? 1.0f : cosine < -1.0 ? -1.0f : (float)cosine;
+}
+
+static float l2_of(const sae_index *index, const scratch *s)
+{
+    double sum = 0.0;
+    for (size_t k = 0; k < index->d; k++) {
+        const double e = (double)s->a[k] - (double)s->b[k];
+        sum += e * e;
+    }
+    return (float)sqrt(sum);
+}
+
+static float pair(const sae_index *index, const scratch *s, int32_t measure, int32_t a, int32_t b)
+{
+    if (measure == SAE_L2)
+        return l2_of(index, s);
+    if (measure == SAE_ANGLE)
+        return (float)saei_angle(s->a, index->norms[a], s->b, index->norms[b], index->d);
+    return cosine_of(index, s, a, b);
+}
+
+sae_status sae_index_pairs(const sae_index *index, float *out, int32_t measure, const int32_t *features, int64_t n, void *block, size_t block_bytes,
+                           sae_error *err)
+{
+    scratch s;
+    if (!index || (n > 0 && (!out || !features)))
+        return saei_fail(err, SAE_E_ARG, "sae_index_pairs: %s is NULL", !index ? "index" : !out ? "out" : "features");
+    if (measure < SAE_COSINE || measure > SAE_L2)
+        return saei_fail(err, SAE_E_ARG, "measure = %d is not SAE_COSINE, SAE_ANGLE or SAE_L2", (int)measure);
+    if (n < 0)
+        return saei_fail(err, SAE_E_ARG, "n = %lld features", (long long)n);
+    sae_status status = saei_check_features(index->model, features, n, err);
+    if (status || (status = take_scratch(&s, index, block, block_bytes, err)))
+        return status;
+    const saei_fpmode mode = saei_fp_enter();
+    for (int64_t i = 0; i < n; i++) {
+        row_of(s.a, index, features[i]);
+        for (int64_t j = i; j < n; j++) {
+            row_of(s.b, index, features[j]);
+            out[i * n + j] = out[j * n + i] = pair(index, &s, measure, features[i], features[j]);
+        }
+    }
+    saei_fp_leave(mode);
+    return saei_ok(err);
+}

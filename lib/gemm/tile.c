@@ -1,0 +1,73 @@
+#include "gemm/gemm.h"
+
+enum {
+    /* k-slice: 8 packed rows of it are 12 KB (L1), a block of 4 panels is 288 KB (L2). */
+    KC = 384
+};
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+size_t saei_dots_c_floats(void)
+{
+    return (size_t)SAEI_MAX_ROWS * SAEI_BLOCK; /* >= SAEI_FEW * SAEI_TILE */
+}
+
+size_t saei_dots_pack_floats(size_t d)
+{
+    return (size_t)SAEI_BLOCK * min_size(d, KC);
+}
+
+size_t saei_dots_step(size_t n_rows)
+{
+    return n_rows <= SAEI_FEW ? SAEI_TILE : SAEI_BLOCK;
+}
+
+static bool uses_packed_rows(const saei_dense *w, size_t n_rows)
+{
+    return n_rows > SAEI_FEW || (w->panels && n_rows > 1);
+}
+
+void saei_dots_begin(const saei_kernels *k, const saei_dense *w, const saei_xrows *x)
+{
+    if (uses_packed_rows(w, x->n))
+        k->pack_rows(x->packed, x->x, x->ldx, x->n, (size_t)w->m.d);
+}
+
+/* Panels in k-slices; each slice is taken from the prepared form, or packed on the way (one read of the matrix per 64 rows). Up to 8
+ * rows need no slicing of prepared panels: the accumulators stay in registers for the whole chain. */
+static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c, size_t ldc, size_t j0, size_t nj, const saei_xrows *x,
+                           float *pack)
+{
+    const size_t d = (size_t)w->m.d, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
+    const size_t slice = w->panels && x->n <= SAEI_ROWS ? d : KC;
+    size_t k0 = 0;
+    do {
+        const size_t kc = min_size(slice, d - k0);
+        const float *panels = pack;
+        size_t stride = kc * SAEI_PANEL;
+        if (w->panels) {
+            stride = d * SAEI_PANEL;
+            panels = w->panels + j0 / SAEI_PANEL * stride + k0 * SAEI_PANEL;
+        } else {
+            k->pack_panels(pack, &w->m, j0, nj, k0, kc);
+        }
+        k->panels(c, ldc, panels, stride, n_panels, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0);
+        k0 += kc;
+    } while (k0 < d);
+}
+
+void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, size_t nj, const saei_xrows *x, float *pack)
+{
+    const size_t d = (size_t)w->m.d, ldc = saei_dots_step(x->n);
+    if (uses_packed_rows(w, x->n))
+        dots_by_panels(k, w, c, ldc, j0, nj, x, pack);
+    else if (w->panels)
+        k->gemv_panels(c, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, d);
+    else if (w->m.by_cols)
+        k->gemv_cols(c, ldc, &w->m, j0, nj, x->x, x->ldx, x->n);
+    else
+        k->dot_rows(c, ldc, &w->m, NULL, j0, nj, x->x, x->ldx, x->n);
+}

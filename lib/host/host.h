@@ -1,0 +1,92 @@
+/* Memory, parallel-for, locks, log, files: everything that talks to the host or the system, and nothing else does. */
+#ifndef SAEI_HOST_H
+#define SAEI_HOST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "sae/host.h"
+
+/* The host's hooks, copied into the env. */
+typedef struct saei_host {
+    sae_alloc_fn alloc;
+    sae_free_fn dealloc;
+    void *alloc_user;
+    sae_run_fn run;
+    void *run_user;
+    uint32_t max_workers; /* >= 1 */
+    int32_t log_level;
+    sae_log_fn log;
+    void *log_user;
+} saei_host;
+
+/* Replaces absent hooks by the C library's. */
+void saei_host_defaults(saei_host *host);
+
+/* 64-byte aligned memory; NULL for bytes == 0, SIZE_MAX (an overflow caught by saei_reserve) or when there is none. */
+void *saei_alloc(const saei_host *host, size_t bytes);
+void *saei_zalloc(const saei_host *host, size_t bytes);
+void saei_dealloc(const saei_host *host, void *p, size_t bytes);
+
+/* A copy of a string. */
+char *saei_strdup(const saei_host *host, const char *s);
+void saei_strfree(const saei_host *host, char *s);
+
+/* task(job, i, worker) for i < n by the host's runner, or in order on this thread. SAE_E_HOST when the runner failed. */
+sae_status saei_run(const saei_host *host, void *job, sae_task task, uint32_t n);
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+void saei_log(const saei_host *host, int32_t level, const char *fmt, ...);
+
+/* A mutex for the create-time paths (prepare), never taken by compute calls. */
+typedef pthread_mutex_t saei_lock;
+bool saei_lock_init(saei_lock *lock);
+void saei_lock_take(saei_lock *lock);
+void saei_lock_give(saei_lock *lock);
+void saei_lock_end(saei_lock *lock);
+
+/* References: children hold their parents. saei_unref gives true when the last one went. */
+typedef struct saei_ref {
+    atomic_int count;
+} saei_ref;
+
+void saei_ref_init(saei_ref *ref);
+void saei_ref_take(saei_ref *ref);
+bool saei_ref_drop(saei_ref *ref);
+
+/* A floating-point environment for the canonical bits: round to nearest, denormals kept (no FTZ, no DAZ). Every public entry that
+ * computes and every task opens one and gives the host its mode back. */
+typedef struct saei_fpmode {
+    uint64_t saved;
+} saei_fpmode;
+
+saei_fpmode saei_fp_enter(void);
+void saei_fp_leave(saei_fpmode mode);
+
+/* A file: mapped, or read into memory. */
+typedef struct saei_file {
+    const unsigned char *data; /* NULL for an empty file */
+    size_t bytes;
+    int fd;        /* open while mapped, for saei_file_read; -1 otherwise */
+    bool mapped;
+} saei_file;
+
+/* Opens a regular file and maps it, or reads it when `copy`. SAE_E_IO with the system's words and the path. */
+sae_status saei_file_open(saei_file *out, const saei_host *host, const char *path, bool copy, sae_error *err);
+
+/* Reads a small text file whole, NUL-terminated (bytes does not count the NUL); refuses one above max_bytes with SAE_E_FORMAT.
+ * Free it with saei_dealloc(host, text, bytes + 1). */
+sae_status saei_file_text(char **out, size_t *bytes, const saei_host *host, const char *path, size_t max_bytes, sae_error *err);
+
+/* Copies bytes at `offset` by pread (mapped) or memcpy (copied). Short reads and errors are SAE_E_IO. */
+sae_status saei_file_read(const saei_file *file, void *dst, size_t offset, size_t bytes, sae_error *err);
+
+void saei_file_close(saei_file *file, const saei_host *host);
+
+/* 1 directory, 0 other file, -1 nothing there. */
+int saei_path_kind(const char *path);
+
+#endif

@@ -1,0 +1,160 @@
+#include "model/model.h"
+
+#include <string.h>
+
+enum { KNOWN_FLAGS = SAE_BORROW | SAE_W_ENC_BY_ROWS | SAE_W_DEC_BY_COLS | SAE_APPLY_B_DEC | SAE_RESCALE_BY_DECODER_NORM };
+
+static sae_status check_shape(const sae_weights *w, sae_error *err)
+{
+    if (w->d_in < 1 || w->d_sae < 1 || w->d_out < 0)
+        return saei_fail(err, SAE_E_SHAPE, "sae_weights has d_in = %d, d_sae = %d, d_out = %d: sizes start at 1", (int)w->d_in, (int)w->d_sae,
+                         (int)w->d_out);
+    if (w->arch == SAE_TOPK && (w->k < 1 || w->k > w->d_sae))
+        return saei_fail(err, SAE_E_SHAPE, "k = %d, but top-k of %d features needs 1 .. %d", (int)w->k, (int)w->d_sae, (int)w->d_sae);
+    if ((w->flags & SAE_APPLY_B_DEC) && w->d_out && w->d_out != w->d_in)
+        return saei_fail(err, SAE_E_SHAPE, "SAE_APPLY_B_DEC needs d_out = d_in, but d_out = %d and d_in = %d", (int)w->d_out, (int)w->d_in);
+    size_t bytes;
+    const int32_t d = w->d_in > w->d_out ? w->d_in : w->d_out;
+    if (!saei_mul(&bytes, (size_t)d, (size_t)w->d_sae) || !saei_mul(&bytes, bytes, 16) || bytes > PTRDIFF_MAX)
+        return saei_fail(err, SAE_E_SHAPE, "a %d x %d matrix is more than this machine can address", (int)d, (int)w->d_sae);
+    return SAE_OK;
+}
+
+static sae_status check_arrays(const sae_weights *w, sae_error *err)
+{
+    const struct {
+        const void *p;
+        const char *name;
+        bool needed;
+    } arrays[] = {{w->w_enc, "w_enc", true},
+                  {w->w_dec, "w_dec", true},
+                  {w->threshold, "threshold", w->arch == SAE_JUMPRELU},
+                  {w->b_gate, "b_gate", w->arch == SAE_GATED},
+                  {w->b_mag, "b_mag", w->arch == SAE_GATED},
+                  {w->r_mag, "r_mag", w->arch == SAE_GATED}};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        if (arrays[i].needed && !arrays[i].p)
+            return saei_fail(err, SAE_E_ARG, "sae_weights.%s is NULL, a %s SAE needs it", arrays[i].name, sae_arch_name(w->arch));
+    return SAE_OK;
+}
+
+static sae_status check_weights(const sae_weights *w, sae_error *err)
+{
+    if (w->arch < SAE_STANDARD || w->arch > SAE_GATED)
+        return saei_fail(err, SAE_E_ARG, "sae_weights.arch = %d is not one of SAE_STANDARD .. SAE_GATED", (int)w->arch);
+    if (!sae_dtype_bytes(w->dtype))
+        return saei_fail(err, SAE_E_ARG, "sae_weights.dtype = %d is not SAE_F32, SAE_F16 or SAE_BF16", (int)w->dtype);
+    if (w->flags & ~(uint32_t)KNOWN_FLAGS)
+        return saei_fail(err, SAE_E_ARG, "sae_weights.flags = %#x has bits this version does not know", (unsigned)w->flags);
+    if (w->norm < SAE_NORM_NONE || w->norm > SAE_NORM_LAYER)
+        return saei_fail(err, SAE_E_ARG, "sae_weights.norm = %d is not one of SAE_NORM_*", (int)w->norm);
+    if (w->norm == SAE_NORM_SCALE && !(w->norm_scaling_factor > 0.0f && w->norm_scaling_factor <= 3.4e38f))
+        return saei_fail(err, SAE_E_ARG, "norm_scaling_factor = %g, SAE_NORM_SCALE needs a finite factor > 0", (double)w->norm_scaling_factor);
+    if ((w->flags & SAE_RESCALE_BY_DECODER_NORM) && w->arch != SAE_TOPK)
+        return saei_fail(err, SAE_E_ARG, "SAE_RESCALE_BY_DECODER_NORM goes with SAE_TOPK, not with %s: fold the norms into the weights",
+                         sae_arch_name(w->arch));
+    sae_status status = check_shape(w, err);
+    return status ? status : check_arrays(w, err);
+}
+
+static sae_status take_matrix(sae_model *model, int which, saei_matrix *m, const void *data, bool borrow, sae_error *err)
+{
+    const size_t bytes = (size_t)m->n * (size_t)m->d * sae_dtype_bytes(m->dtype);
+    m->data = data;
+    if (borrow)
+        return SAE_OK;
+    void *copy = saei_alloc(&model->env->host, bytes);
+    if (!copy)
+        return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes): SAE_BORROW needs none", which ? "w_dec" : "w_enc", bytes);
+    memcpy(copy, data, bytes);
+    model->copies[which] = copy;
+    model->copies_bytes[which] = bytes;
+    m->data = copy;
+    return SAE_OK;
+}
+
+/* The release of a memory model: its vectors. */
+static void close_memory(sae_model *model)
+{
+    saei_parts *p = &model->parts;
+    float *const per_feature[] = {p->b_enc, p->threshold, p->b_gate, p->b_mag, p->r_mag};
+    for (size_t i = 0; i < sizeof per_feature / sizeof *per_feature; i++)
+        saei_dealloc(&model->env->host, per_feature[i], (size_t)p->d_sae * sizeof(float));
+    saei_dealloc(&model->env->host, p->b_dec, (size_t)p->d_out * sizeof(float));
+}
+
+typedef struct vector {
+    float **to;
+    const float *from;
+    int32_t n;
+} vector;
+
+static sae_status take_vectors(sae_model *model, const sae_weights *w, sae_error *err)
+{
+    saei_parts *p = &model->parts;
+    const bool gated = w->arch == SAE_GATED;
+    const vector all[] = {{&p->b_enc, gated ? NULL : w->b_enc, p->d_sae},
+                          {&p->b_dec, w->b_dec, p->d_out},
+                          {&p->threshold, w->arch == SAE_JUMPRELU ? w->threshold : NULL, p->d_sae},
+                          {&p->b_gate, gated ? w->b_gate : NULL, p->d_sae},
+                          {&p->b_mag, gated ? w->b_mag : NULL, p->d_sae},
+                          {&p->r_mag, gated ? w->r_mag : NULL, p->d_sae}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (!all[i].from)
+            continue;
+        *all[i].to = saei_alloc(&model->env->host, (size_t)all[i].n * sizeof(float));
+        if (!*all[i].to)
+            return saei_fail(err, SAE_E_NOMEM, "no memory for a vector of %d floats", (int)all[i].n);
+        memcpy(*all[i].to, all[i].from, (size_t)all[i].n * sizeof(float));
+    }
+    return SAE_OK;
+}
+
+static sae_status fill(sae_model *model, const sae_weights *w, sae_error *err)
+{
+    saei_parts *p = &model->parts;
+    p->arch = w->arch;
+    p->norm = w->norm;
+    p->norm_scaling_factor = w->norm == SAE_NORM_SCALE ? w->norm_scaling_factor : 1.0f;
+    p->d_in = w->d_in;
+    p->d_sae = w->d_sae;
+    p->d_out = w->d_out ? w->d_out : w->d_in;
+    p->k = w->k;
+    p->apply_b_dec = w->flags & SAE_APPLY_B_DEC;
+    p->rescale_by_decoder_norm = w->flags & SAE_RESCALE_BY_DECODER_NORM;
+    p->w_enc.m = (saei_matrix){NULL, w->dtype, !(w->flags & SAE_W_ENC_BY_ROWS), p->d_sae, p->d_in};
+    p->w_dec.m = (saei_matrix){NULL, w->dtype, w->flags & SAE_W_DEC_BY_COLS, p->d_sae, p->d_out};
+    const bool borrow = w->flags & SAE_BORROW;
+    sae_status status = take_matrix(model, 0, &p->w_enc.m, w->w_enc, borrow, err);
+    if (!status)
+        status = take_matrix(model, 1, &p->w_dec.m, w->w_dec, borrow, err);
+    if (!status)
+        status = take_vectors(model, w, err);
+    return status ? status : saei_model_finish(model, err);
+}
+
+sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *weights, sae_error *err)
+{
+    sae_weights w;
+    sae_status status;
+    if (!out)
+        return saei_fail(err, SAE_E_ARG, "sae_model_create: out is NULL");
+    *out = NULL;
+    if (!env || !weights)
+        return saei_fail(err, SAE_E_ARG, "sae_model_create: %s is NULL", env ? "weights" : "env");
+    if ((status = saei_read_struct(&w, sizeof w, weights, "sae_weights", err)) || (status = check_weights(&w, err)))
+        return status;
+    sae_model *model;
+    if ((status = saei_model_new(&model, env, err)))
+        return status;
+    model->close = close_memory;
+    const saei_fpmode mode = saei_fp_enter();
+    status = fill(model, &w, err);
+    saei_fp_leave(mode);
+    if (status) {
+        sae_model_free(model);
+        return status;
+    }
+    *out = model;
+    return saei_ok(err);
+}

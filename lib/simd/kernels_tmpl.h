@@ -1,0 +1,601 @@
+/* Every kernel, once, in the vocabulary of a vec_<isa>.h that the including file has chosen:
+ *   V            a vector of VN floats
+ *   v_zero v_set1 v_add v_mul v_fma(a, b, c) = a*b + c, fused
+ *   v_load v_store (any alignment), v_load_f16 v_load_bf16 (widen exactly), v_store_f16 v_store_bf16 (round to even)
+ *   v_load*_n v_store_n   the first n < VN elements: zeros in the other lanes, memory past them untouched
+ *   v_gt v_finite         bit i = lane i
+ *   v_transpose           VN vectors of VN floats, in place
+ *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; GEMV_PANELS, PROBE_MR, COMBINE_NV likewise
+ * and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
+ *
+ * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
+ * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
+#include "simd/kernels.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+
+/* How far ahead streams are fetched, in floats: 3 KB. */
+enum { AHEAD = 768 };
+
+/* ---- elements of any dtype; `t` is a constant wherever these are inlined ---- */
+
+INLINE V load_any(const void *p, sae_dtype t)
+{
+    return t == SAE_F32 ? v_load(p) : t == SAE_F16 ? v_load_f16(p) : v_load_bf16(p);
+}
+
+INLINE V load_any_n(const void *p, sae_dtype t, size_t n)
+{
+    return t == SAE_F32 ? v_load_n(p, n) : t == SAE_F16 ? v_load_f16_n(p, n) : v_load_bf16_n(p, n);
+}
+
+INLINE size_t size_of(sae_dtype t)
+{
+    return t == SAE_F32 ? 4 : 2;
+}
+
+INLINE size_t min_of(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Calls a generic body once per dtype, so that each copy is compiled for its own. */
+#define BY_DTYPE(t, call_f32, call_f16, call_bf16) \
+    do {                                           \
+        if ((t) == SAE_F32)                        \
+            call_f32;                              \
+        else if ((t) == SAE_F16)                   \
+            call_f16;                              \
+        else                                       \
+            call_bf16;                             \
+    } while (0)
+
+/* ---- rows in and out: 4 + 4 (or 2) bytes an element, memory roof ---- */
+
+INLINE void widen_any(float *dst, const unsigned char *src, sae_dtype t, size_t n)
+{
+    size_t i = 0;
+    for (; i + VN <= n; i += VN)
+        v_store(dst + i, load_any(src + i * size_of(t), t));
+    if (i < n)
+        v_store_n(dst + i, load_any_n(src + i * size_of(t), t, n - i), n - i);
+}
+
+static void widen(float *dst, const void *src, sae_dtype dtype, size_t n)
+{
+    BY_DTYPE(dtype, widen_any(dst, src, SAE_F32, n), widen_any(dst, src, SAE_F16, n), widen_any(dst, src, SAE_BF16, n));
+}
+
+INLINE void narrow_any(unsigned char *dst, const float *src, sae_dtype t, size_t n)
+{
+    unsigned char last[VN * sizeof(float)];
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) {
+        const V v = v_load(src + i);
+        unsigned char *p = dst + i * size_of(t);
+        BY_DTYPE(t, v_store(p, v), v_store_f16(p, v), v_store_bf16(p, v));
+    }
+    if (i == n)
+        return;
+    const V v = v_load_n(src + i, n - i);
+    BY_DTYPE(t, v_store(last, v), v_store_f16(last, v), v_store_bf16(last, v));
+    __builtin_memcpy(dst + i * size_of(t), last, (n - i) * size_of(t));
+}
+
+static void narrow(void *dst, const float *src, sae_dtype dtype, size_t n)
+{
+    BY_DTYPE(dtype, narrow_any(dst, src, SAE_F32, n), narrow_any(dst, src, SAE_F16, n), narrow_any(dst, src, SAE_BF16, n));
+}
+
+/* Index of the first of n <= VN lanes that is not finite, n if there is none. */
+INLINE size_t first_bad(V v, size_t n)
+{
+    const uint32_t bad = ~v_finite(v) & (uint32_t)(((uint64_t)1 << n) - 1);
+    return bad ? (size_t)__builtin_ctz(bad) : n;
+}
+
+INLINE size_t nonfinite_any(const unsigned char *src, sae_dtype t, size_t n)
+{
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) {
+        const size_t at = first_bad(load_any(src + i * size_of(t), t), VN);
+        if (at < VN)
+            return i + at;
+    }
+    return i == n ? n : i + first_bad(load_any_n(src + i * size_of(t), t, n - i), n - i);
+}
+
+/* 4 or 2 bytes an element, read once: memory roof. */
+static size_t nonfinite(const void *src, sae_dtype dtype, size_t n)
+{
+    size_t at = n;
+    BY_DTYPE(dtype, at = nonfinite_any(src, SAE_F32, n), at = nonfinite_any(src, SAE_F16, n), at = nonfinite_any(src, SAE_BF16, n));
+    return at;
+}
+
+/* ---- packing ---- */
+
+/* 8 bytes an element, once per block of rows: under 1 % of any product. */
+static void pack_rows(float *xp, const float *x, size_t ldx, size_t n_rows, size_t d)
+{
+    for (size_t r0 = 0; r0 < n_rows; r0 += SAEI_ROWS, xp += d * SAEI_ROWS)
+        for (size_t j = 0; j < SAEI_ROWS; j++) {
+            const float *row = r0 + j < n_rows ? x + (r0 + j) * ldx : NULL;
+            for (size_t k = 0; k < d; k++)
+                xp[k * SAEI_ROWS + j] = row ? row[k] : 0.0f;
+        }
+}
+
+/* VN features of a matrix stored [n][d], weights k .. k+VN-1 (kn of them), as VN vectors over features. Features past fn are 0. */
+INLINE void load_square(V r[VN], const unsigned char *const rows[VN], size_t k, size_t kn, sae_dtype t)
+{
+    UNROLL
+    for (int i = 0; i < VN; i++)
+        r[i] = !rows[i] ? v_zero() : kn == VN ? load_any(rows[i] + k * size_of(t), t) : load_any_n(rows[i] + k * size_of(t), t, kn);
+    v_transpose(r);
+}
+
+INLINE void pack_by_rows(float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc, sae_dtype t)
+{
+    const size_t d = (size_t)m->d;
+    for (size_t j = 0; j < (nj + SAEI_PANEL - 1) / SAEI_PANEL * SAEI_PANEL; j += VN) {
+        const unsigned char *rows[VN];
+        float *to = dst + j / SAEI_PANEL * kc * SAEI_PANEL + j % SAEI_PANEL;
+        for (size_t i = 0; i < VN; i++)
+            rows[i] = j + i < nj ? (const unsigned char *)m->data + ((j0 + j + i) * d + k0) * size_of(t) : NULL;
+        for (size_t k = 0; k < kc; k += VN) {
+            V r[VN];
+            const size_t kn = min_of(VN, kc - k);
+            load_square(r, rows, k, kn, t);
+            for (size_t i = 0; i < kn; i++)
+                v_store(to + (k + i) * SAEI_PANEL, r[i]);
+        }
+    }
+}
+
+INLINE void pack_by_cols(float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc, sae_dtype t)
+{
+    for (size_t k = 0; k < kc; k++) {
+        const unsigned char *row = (const unsigned char *)m->data + ((k0 + k) * (size_t)m->n + j0) * size_of(t);
+        for (size_t j = 0; j < (nj + SAEI_PANEL - 1) / SAEI_PANEL * SAEI_PANEL; j += VN) {
+            float *to = dst + (j / SAEI_PANEL * kc + k) * SAEI_PANEL + j % SAEI_PANEL;
+            v_store(to, j + VN <= nj ? load_any(row + j * size_of(t), t) : j < nj ? load_any_n(row + j * size_of(t), t, nj - j) : v_zero());
+        }
+    }
+}
+
+/* 4 bytes written, 4 or 2 read for each weight: memory roof. */
+static void pack_panels(float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc)
+{
+    if (m->by_cols)
+        BY_DTYPE(m->dtype, pack_by_cols(dst, m, j0, nj, k0, kc, SAE_F32), pack_by_cols(dst, m, j0, nj, k0, kc, SAE_F16),
+                 pack_by_cols(dst, m, j0, nj, k0, kc, SAE_BF16));
+    else
+        BY_DTYPE(m->dtype, pack_by_rows(dst, m, j0, nj, k0, kc, SAE_F32), pack_by_rows(dst, m, j0, nj, k0, kc, SAE_F16),
+                 pack_by_rows(dst, m, j0, nj, k0, kc, SAE_BF16));
+}
+
+static void pack_lanes(float *dst, const float *src, size_t n, size_t d)
+{
+    for (size_t g = 0; g * SAEI_LANES < n; g++)
+        for (size_t k = 0; k < d; k++)
+            for (size_t i = 0; i < SAEI_LANES; i++) {
+                const size_t j = g * SAEI_LANES + i;
+                dst[(g * d + k) * SAEI_LANES + i] = j < n ? src[j * d + k] : 0.0f;
+            }
+}
+
+/* ---- products ---- */
+
+/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
+ * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored)
+{
+    V a[PANEL_MR][PANEL_NV];
+    UNROLL
+    for (int r = 0; r < mr; r++) {
+        UNROLL
+        for (int v = 0; v < PANEL_NV; v++)
+            a[r][v] = resume && r < stored ? v_load(c + (size_t)r * ldc + v * VN) : v_zero();
+    }
+    for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
+        V b[PANEL_NV];
+        UNROLL
+        for (int v = 0; v < PANEL_NV; v++) {
+            b[v] = v_load(w + v * VN);
+            __builtin_prefetch(w + v * VN + AHEAD);
+        }
+        UNROLL
+        for (int r = 0; r < mr; r++) {
+            const V x = v_set1(xp[r]);
+            UNROLL
+            for (int v = 0; v < PANEL_NV; v++)
+                a[r][v] = v_fma(b[v], x, a[r][v]);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < mr; r++) {
+        if (r >= stored)
+            break;
+        UNROLL
+        for (int v = 0; v < PANEL_NV; v++)
+            v_store(c + (size_t)r * ldc + v * VN, a[r][v]);
+    }
+}
+
+/* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
+INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left)
+{
+    for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
+        const size_t n = min_of(left - r, PANEL_MR);
+        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
+            float *to = c + r * ldc + v;
+            if (n > PANEL_MR / 2)
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n);
+            else if (n > PANEL_MR / 4)
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n);
+            else
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n);
+        }
+    }
+}
+
+static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,
+                   size_t kc, bool resume)
+{
+    for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
+        for (size_t p = 0; p < n_panels; p++)
+            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
+}
+
+/* np panels side by side: as many streams, 12 chains. 4 bytes a weight: memory roof. */
+INLINE void gemv_tile(float *c, const float *w, const float *x, size_t d, int np)
+{
+    enum { NV = SAEI_PANEL / VN };
+    V a[GEMV_PANELS][NV];
+    UNROLL
+    for (int p = 0; p < np; p++) {
+        UNROLL
+        for (int v = 0; v < NV; v++)
+            a[p][v] = v_zero();
+    }
+    for (size_t k = 0; k < d; k++) {
+        const V xk = v_set1(x[k]);
+        UNROLL
+        for (int p = 0; p < np; p++) {
+            const float *wk = w + ((size_t)p * d + k) * SAEI_PANEL;
+            UNROLL
+            for (int v = 0; v < NV; v++) {
+                if (v * VN % 16 == 0)
+                    __builtin_prefetch(wk + v * VN + AHEAD);
+                a[p][v] = v_fma(v_load(wk + v * VN), xk, a[p][v]);
+            }
+        }
+    }
+    UNROLL
+    for (int p = 0; p < np; p++) {
+        UNROLL
+        for (int v = 0; v < NV; v++)
+            v_store(c + p * SAEI_PANEL + v * VN, a[p][v]);
+    }
+}
+
+static void gemv_panels(float *c, const float *w, size_t n_panels, const float *x, size_t d)
+{
+    size_t p = 0;
+    for (; p + GEMV_PANELS <= n_panels; p += GEMV_PANELS)
+        gemv_tile(c + p * SAEI_PANEL, w + p * d * SAEI_PANEL, x, d, GEMV_PANELS);
+    for (; p < n_panels; p++)
+        gemv_tile(c + p * SAEI_PANEL, w + p * d * SAEI_PANEL, x, d, 1);
+}
+
+/* kn <= 4 weights of nr rows for a run of columns: the accumulators live in c, which stays in L1, and are touched once per 4 weights. */
+INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width, size_t nj, const float *x, size_t ldx, int nr, int kn, bool first,
+                      bool more, sae_dtype t)
+{
+    V xs[4][4];
+    UNROLL
+    for (int r = 0; r < nr; r++) {
+        UNROLL
+        for (int k = 0; k < kn; k++)
+            xs[r][k] = v_set1(x[(size_t)r * ldx + (size_t)k]);
+    }
+    size_t j = 0;
+    for (; j + VN <= nj; j += VN) {
+        V b[4];
+        UNROLL
+        for (int k = 0; k < kn; k++) {
+            b[k] = load_any(w + ((size_t)k * width + j) * size_of(t), t);
+            if (more)
+                __builtin_prefetch(w + ((size_t)(k + 4) * width + j) * size_of(t));
+        }
+        UNROLL
+        for (int r = 0; r < nr; r++) {
+            V a = first ? v_zero() : v_load(c + (size_t)r * ldc + j);
+            UNROLL
+            for (int k = 0; k < kn; k++)
+                a = v_fma(b[k], xs[r][k], a);
+            v_store(c + (size_t)r * ldc + j, a);
+        }
+    }
+    if (j == nj)
+        return;
+    UNROLL
+    for (int r = 0; r < nr; r++) {
+        V a = first ? v_zero() : v_load_n(c + (size_t)r * ldc + j, nj - j);
+        UNROLL
+        for (int k = 0; k < kn; k++)
+            a = v_fma(load_any_n(w + ((size_t)k * width + j) * size_of(t), t, nj - j), xs[r][k], a);
+        v_store_n(c + (size_t)r * ldc + j, a, nj - j);
+    }
+}
+
+INLINE void cols_rows(float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, int nr, sae_dtype t)
+{
+    const size_t width = (size_t)m->n, d = (size_t)m->d;
+    const unsigned char *w = (const unsigned char *)m->data + j0 * size_of(t);
+    size_t k = 0;
+    for (; k + 4 <= d; k += 4)
+        cols_step(c, ldc, w + k * width * size_of(t), width, nj, x + k, ldx, nr, 4, k == 0, k + 8 <= d, t);
+    for (; k < d; k++)
+        cols_step(c, ldc, w + k * width * size_of(t), width, nj, x + k, ldx, nr, 1, k == 0, false, t);
+}
+
+INLINE void cols_any(float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows, sae_dtype t)
+{
+    if (n_rows == 1)
+        cols_rows(c, ldc, m, j0, nj, x, ldx, 1, t);
+    else if (n_rows == 2)
+        cols_rows(c, ldc, m, j0, nj, x, ldx, 2, t);
+    else if (n_rows == 3)
+        cols_rows(c, ldc, m, j0, nj, x, ldx, 3, t);
+    else if (n_rows == 4)
+        cols_rows(c, ldc, m, j0, nj, x, ldx, 4, t);
+}
+
+/* 4 or 2 bytes a weight whatever the number of rows: memory roof. */
+static void gemv_cols(float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows)
+{
+    if (m->d == 0)
+        for (size_t r = 0; r < n_rows; r++)
+            __builtin_memset(c + r * ldc, 0, nj * sizeof *c);
+    BY_DTYPE(m->dtype, cols_any(c, ldc, m, j0, nj, x, ldx, n_rows, SAE_F32), cols_any(c, ldc, m, j0, nj, x, ldx, n_rows, SAE_F16),
+             cols_any(c, ldc, m, j0, nj, x, ldx, n_rows, SAE_BF16));
+}
+
+/* One square of weights into the chains of nr rows. */
+INLINE void square_step(V a[4], const unsigned char *const rows[VN], size_t k, size_t kn, const float *x, size_t ldx, int nr, sae_dtype t)
+{
+    V r[VN];
+    load_square(r, rows, k, kn, t);
+    UNROLL
+    for (int q = 0; q < nr; q++) {
+        if (kn == VN) {
+            UNROLL
+            for (int i = 0; i < VN; i++)
+                a[q] = v_fma(r[i], v_set1(x[(size_t)q * ldx + k + (size_t)i]), a[q]);
+        } else {
+            for (size_t i = 0; i < kn; i++)
+                a[q] = v_fma(r[i], v_set1(x[(size_t)q * ldx + k + i]), a[q]);
+        }
+    }
+}
+
+/* Two groups of VN features at once: the shuffles of one hide the chain of the other. */
+INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN], size_t n, const float *x, size_t ldx, int nr, size_t d,
+                    sae_dtype t)
+{
+    V a[4], b[4];
+    UNROLL
+    for (int q = 0; q < nr; q++)
+        a[q] = b[q] = v_zero();
+    for (size_t k = 0; k < d; k += VN) {
+        const size_t kn = min_of(VN, d - k);
+        square_step(a, rows, k, kn, x, ldx, nr, t);
+        if (n > VN)
+            square_step(b, rows + VN, k, kn, x, ldx, nr, t);
+    }
+    UNROLL
+    for (int q = 0; q < nr; q++) {
+        float *to = c + (size_t)q * ldc;
+        if (n >= VN)
+            v_store(to, a[q]);
+        else
+            v_store_n(to, a[q], n);
+        if (n == 2 * VN)
+            v_store(to + VN, b[q]);
+        else if (n > VN)
+            v_store_n(to + VN, b[q], n - VN);
+    }
+}
+
+INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows,
+                     sae_dtype t)
+{
+    const size_t d = (size_t)m->d;
+    for (size_t i = 0; i < n; i += 2 * VN) {
+        const unsigned char *rows[2 * VN];
+        const size_t have = min_of(2 * VN, n - i);
+        for (size_t q = 0; q < 2 * VN; q++)
+            rows[q] = q < have ? (const unsigned char *)m->data + (ids ? (size_t)ids[i + q] : j0 + i + q) * d * size_of(t) : NULL;
+        if (n_rows == 1)
+            dots_of(c + i, ldc, rows, have, x, ldx, 1, d, t);
+        else if (n_rows == 2)
+            dots_of(c + i, ldc, rows, have, x, ldx, 2, d, t);
+        else if (n_rows == 3)
+            dots_of(c + i, ldc, rows, have, x, ldx, 3, d, t);
+        else if (n_rows == 4)
+            dots_of(c + i, ldc, rows, have, x, ldx, 4, d, t);
+    }
+}
+
+/* 4 or 2 bytes a weight: memory roof when the rows are contiguous, latency of the gather when they are scattered. */
+static void dot_rows(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows)
+{
+    BY_DTYPE(m->dtype, rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F32), rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F16),
+             rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_BF16));
+}
+
+/* nr rows x ng groups of 16 features. A lone row and group is one chain: d times the latency of the FMA. */
+INLINE void probe_tile(float *c, size_t ldc, const float *w, const float *x, size_t ldx, size_t d, int nr, int ng)
+{
+    enum { NV = SAEI_LANES / VN, MAX_TILES = PROBE_MR > 4 ? PROBE_MR : 4 };
+    V a[MAX_TILES][NV];
+    UNROLL
+    for (int i = 0; i < nr * ng; i++) {
+        UNROLL
+        for (int v = 0; v < NV; v++)
+            a[i][v] = v_zero();
+    }
+    for (size_t k = 0; k < d; k++) {
+        UNROLL
+        for (int g = 0; g < ng; g++) {
+            const float *wk = w + ((size_t)g * d + k) * SAEI_LANES;
+            UNROLL
+            for (int r = 0; r < nr; r++) {
+                const V xk = v_set1(x[(size_t)r * ldx + k]);
+                UNROLL
+                for (int v = 0; v < NV; v++)
+                    a[g * nr + r][v] = v_fma(v_load(wk + v * VN), xk, a[g * nr + r][v]);
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < nr * ng; i++) {
+        UNROLL
+        for (int v = 0; v < NV; v++)
+            v_store(c + (size_t)(i % nr) * ldc + (size_t)(i / nr) * SAEI_LANES + (size_t)(v * VN), a[i][v]);
+    }
+}
+
+static void probe(float *c, size_t ldc, const float *packed, size_t n_groups, const float *x, size_t ldx, size_t n_rows, size_t d)
+{
+    const size_t group = d * SAEI_LANES;
+    size_t r = 0;
+    for (; r + PROBE_MR <= n_rows; r += PROBE_MR)
+        for (size_t g = 0; g < n_groups; g++)
+            probe_tile(c + r * ldc + g * SAEI_LANES, ldc, packed + g * group, x + r * ldx, ldx, d, PROBE_MR, 1);
+    for (; r + 2 <= n_rows; r += 2)
+        for (size_t g = 0; g < n_groups; g++)
+            probe_tile(c + r * ldc + g * SAEI_LANES, ldc, packed + g * group, x + r * ldx, ldx, d, 2, 1);
+    for (; r < n_rows; r++) {
+        size_t g = 0;
+        for (; g + 4 <= n_groups; g += 4)
+            probe_tile(c + r * ldc + g * SAEI_LANES, ldc, packed + g * group, x + r * ldx, ldx, d, 1, 4);
+        for (; g < n_groups; g++)
+            probe_tile(c + r * ldc + g * SAEI_LANES, ldc, packed + g * group, x + r * ldx, ldx, d, 1, 1);
+    }
+}
+
+/* ---- codes ---- */
+
+INLINE V part(const float *p, size_t i, size_t n)
+{
+    return n == VN ? v_load(p + i) : v_load_n(p + i, n);
+}
+
+/* n <= VN features: which are on, what they are worth, how many are not finite. */
+INLINE uint32_t judge(V *value, uint32_t *finite, V dot, const saei_act *act, size_t j, size_t n, V floor)
+{
+    V h = dot, threshold = v_zero();
+    if (act->gate) {
+        h = v_add(dot, part(act->gate, j, n));
+        *value = v_fma(dot, part(act->mag_scale, j, n), part(act->mag_bias, j, n));
+        *finite = v_finite(h) & v_finite(*value);
+    } else {
+        if (act->bias)
+            h = v_add(h, part(act->bias, j, n));
+        if (act->key_scale)
+            h = v_mul(h, part(act->key_scale, j, n));
+        if (act->threshold)
+            threshold = part(act->threshold, j, n);
+        *value = h;
+        *finite = v_finite(h);
+    }
+    return v_gt(h, threshold) & v_gt(*value, floor) & *finite;
+}
+
+/* 4 bytes of dots and 4 to 12 of vectors a feature, all from L1 and L2: a few percent of any product. Most vectors hold no code. */
+static size_t activate(int32_t *idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor, size_t *bad)
+{
+    const V floors = v_set1(floor);
+    size_t m = 0;
+    for (size_t i = 0; i < n; i += VN) {
+        const size_t have = min_of(VN, n - i);
+        const uint32_t all = (uint32_t)(((uint64_t)1 << have) - 1);
+        uint32_t finite;
+        V value;
+        uint32_t on = judge(&value, &finite, part(dots, i, have), act, j0 + i, have, floors) & all;
+        if ((finite & all) != all)
+            *bad += (size_t)__builtin_popcount(~finite & all);
+        if (!on)
+            continue;
+        float values[VN];
+        v_store(values, value);
+        for (; on; on &= on - 1) {
+            const int lane = __builtin_ctz(on);
+            idx[m] = (int32_t)(j0 + i) + lane;
+            val[m++] = values[lane];
+        }
+    }
+    return m;
+}
+
+/* nv vectors of columns (the last may be n < VN wide) held in registers while the terms go by. */
+INLINE void combine_block(float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n_terms, size_t k, int nv,
+                          size_t n, sae_dtype t)
+{
+    const size_t d = (size_t)m->d;
+    const unsigned char *base = (const unsigned char *)m->data + k * size_of(t);
+    V a[COMBINE_NV];
+    UNROLL
+    for (int v = 0; v < nv; v++)
+        a[v] = init ? part(init + k, (size_t)v * VN, n) : v_zero();
+    for (size_t i = 0; i < n_terms; i++) {
+        const unsigned char *row = base + (size_t)ids[i] * d * size_of(t);
+        const unsigned char *next = base + (size_t)ids[i + 4 < n_terms ? i + 4 : i] * d * size_of(t);
+        const V c = v_set1(coef[i]);
+        UNROLL
+        for (int v = 0; v < nv; v++) {
+            if (v * VN * 4 % 64 == 0)
+                __builtin_prefetch(next + (size_t)v * VN * size_of(t));
+            const unsigned char *p = row + (size_t)v * VN * size_of(t);
+            a[v] = v_fma(c, n == VN ? load_any(p, t) : load_any_n(p, t, n), a[v]);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < nv; v++) {
+        float *to = out + k + (size_t)v * VN;
+        if (n == VN)
+            v_store(to, a[v]);
+        else
+            v_store_n(to, a[v], n);
+    }
+}
+
+INLINE void combine_any(float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n, sae_dtype t)
+{
+    const size_t d = (size_t)m->d;
+    size_t k = 0;
+    for (; k + (size_t)COMBINE_NV * VN <= d; k += (size_t)COMBINE_NV * VN)
+        combine_block(out, init, m, ids, coef, n, k, COMBINE_NV, VN, t);
+    for (; k + VN <= d; k += VN)
+        combine_block(out, init, m, ids, coef, n, k, 1, VN, t);
+    if (k < d)
+        combine_block(out, init, m, ids, coef, n, k, 1, d - k, t);
+}
+
+/* 4 or 2 bytes for each weight of the named rows, read once: memory roof or the latency of the gather. */
+static void combine(float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n)
+{
+    BY_DTYPE(m->dtype, combine_any(out, init, m, ids, coef, n, SAE_F32), combine_any(out, init, m, ids, coef, n, SAE_F16),
+             combine_any(out, init, m, ids, coef, n, SAE_BF16));
+}
+
+#define SAEI_KERNEL_ENTRY(ret, name, args) .name = name,
+const saei_kernels SAEI_TABLE = {.isa = SAEI_TABLE_ISA, SAEI_KERNELS(SAEI_KERNEL_ENTRY)};

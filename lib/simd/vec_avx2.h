@@ -1,0 +1,77 @@
+/* Vector vocabulary, AVX2 + FMA + F16C: 8 lanes. Words: kernels_tmpl.h. */
+#ifndef SAEI_VEC_AVX2_H
+#define SAEI_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "base/base.h"
+
+/* 4 rows x 24 features: 12 accumulators, 3 weights and a broadcast fill the 16 registers. */
+enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, PROBE_MR = 4, COMBINE_NV = 8 };
+typedef __m256 V;
+
+static inline __m256i v_first(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements, none beyond is touched */
+{
+    uint16_t h[8] = {0};
+    memcpy(h, p, n * sizeof *h);
+    return _mm_loadu_si128((const __m128i *)h);
+}
+static inline V v_zero(void) { return _mm256_setzero_ps(); }
+static inline V v_set1(float f) { return _mm256_set1_ps(f); }
+static inline V v_load(const void *p) { return _mm256_loadu_ps(p); }
+static inline V v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+static inline V v_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+static inline V v_load_bf16(const void *p) { return v_bf16(_mm_loadu_si128(p)); }
+static inline void v_store(void *p, V v) { _mm256_storeu_ps(p, v); }
+static inline V v_load_n(const void *p, size_t n) { return _mm256_maskload_ps(p, v_first(n)); }
+static inline V v_load_f16_n(const void *p, size_t n) { return _mm256_cvtph_ps(v_halves(p, n)); }
+static inline V v_load_bf16_n(const void *p, size_t n) { return v_bf16(v_halves(p, n)); }
+static inline void v_store_n(void *p, V v, size_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
+static inline void v_store_f16(void *p, V v)
+{
+    _mm_storeu_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline void v_store_bf16(void *p, V v)
+{
+    const __m256i bits = _mm256_castps_si256(v), high = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
+    _mm_storeu_si128(p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+static inline V v_add(V a, V b) { return _mm256_add_ps(a, b); }
+static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
+static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+static inline uint32_t v_gt(V a, V b) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+static inline uint32_t v_finite(V a)
+{
+    const V magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(magnitude, _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ));
+}
+
+/* 8 x 8 in registers. */
+static inline __attribute__((always_inline)) void v_transpose(V r[8])
+{
+    V t[8], s[8];
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        s[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        s[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        s[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        s[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x31);
+    }
+}
+
+#endif
