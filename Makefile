@@ -8,60 +8,164 @@ includedir  ?= $(prefix)/include
 INSTALL     ?= install
 PKG_CONFIG  ?= pkg-config
 PYTHON      ?= python3
-B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+CROSS_CC    ?= aarch64-linux-gnu-gcc
+FUZZ_CC     ?= clang
 CFLAGS      ?= -O2 -g
 comma       := ,
+# SAN=address,undefined or SAN=thread: a build of its own, beside the plain one.
+B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
 
 # What the code needs to be itself; CFLAGS stays the caller's.
 WARN       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef
-SAE_CFLAGS := -std=c11 $(WARN) -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude -MMD -MP
+SAE_CFLAGS := -std=c11 $(WARN) -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude $(WERROR)
 SAN_FLAGS  := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+COMPILE     = $(CC) $(CPPFLAGS) $(CFLAGS) $(SAE_CFLAGS) -MMD -MP $(SAN_FLAGS)
+LINK        = $(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS)
+PRIVATE_LIBS := -lm -lpthread
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
 SONAME  := libsae.so.$(call version_of,MAJOR)
 
-MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
-JANSSON_CFLAGS = $(shell $(PKG_CONFIG) --cflags jansson)
-JANSSON_LIBS   = $(shell $(PKG_CONFIG) --libs jansson)
-
-LIB_SRC := $(wildcard lib/*/*.c)
-LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
-# All of the library that needs nothing but libc: everything except the readers.
+LIB_SRC  := $(wildcard lib/*/*.c)
+LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+# What needs no files: all except the readers.
 CORE_SRC := $(filter-out lib/io/% lib/model/open.c,$(LIB_SRC))
 CORE_OBJ := $(CORE_SRC:%.c=$(B)/%.o)
-TOOL_SRC := $(wildcard src/*.c)
-SUPPORT_SRC := $(wildcard tests/support/*.c)
-UNIT_TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(filter-out tests/test_kernels.c tests/test_bits.c,$(wildcard tests/test_*.c)))
-API_TESTS  := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/api_*.c))
-CORE_TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_kernels.c tests/test_bits.c))
+TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
+SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
+# Tests: the core ones need libc and the core alone, the api ones see <sae.h> and the .so, the others see lib/ and the archive.
+CORE_TESTS  := $(B)/tests/test_kernels $(B)/tests/test_bits
+API_TESTS   := $(patsubst %.c,$(B)/%,$(wildcard tests/api_*.c))
+UNIT_TESTS  := $(filter-out $(CORE_TESTS),$(patsubst %.c,$(B)/%,$(wildcard tests/test_*.c)))
+CROSS_TESTS := $(CORE_TESTS:$(B)/tests/%=$(B)/aarch64/%)
+FUZZERS     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+REPLAYS     := $(FUZZERS:%=$(B)/tests/fuzz/%)
+C_TESTS     := $(CORE_TESTS) $(UNIT_TESTS) $(API_TESTS) $(REPLAYS)
 
 Q   := $(if $(V),,@)
 say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
+# $(call pkg,--libs,NAME...): asked when a recipe runs, so that `make check` may install the package first.
+pkg  = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo yes),$(shell $(PKG_CONFIG) $(1) $(2)),$(error \
+    $(PKG_CONFIG) does not find $(2): scripts/install-deps.sh installs what is missing, or names the packages))
+# `make check` and `make demo` work alone on a fresh machine: what is missing is installed before anything is compiled.
+DEPS := $(if $(filter check demo bench fuzz,$(MAKECMDGOALS)),deps)
 
 .DEFAULT_GOAL := all
-all: $(B)/libsae.a $(B)/$(SONAME) $(if $(TOOL_SRC),$(B)/sae) ## build the library and the tool
+all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
 
 # One file, one instruction set: only these see an -m flag.
-ifeq ($(MACHINE),x86_64)
-$(B)/lib/simd/kernels_avx2.o:   ISA := -mavx2 -mfma -mf16c
-$(B)/lib/simd/kernels_avx512.o: ISA := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
-endif
-$(B)/lib/io/%.o: EXTRA = $(JANSSON_CFLAGS)
-$(B)/lib/%.o: lib/%.c
+on_x86 = $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),$(1))
+%/lib/simd/kernels_avx2.o:   EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
+%/lib/simd/kernels_avx512.o: EXTRA = $(call on_x86,-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
+
+$(B)/lib/%.o: lib/%.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SAE_CFLAGS) $(SAN_FLAGS) -Ilib $(EXTRA) $(ISA) -c -o $@ $<
+	$(Q)$(COMPILE) -Ilib $(EXTRA) -c -o $@ $<
 
 $(B)/libsae.a: $(LIB_OBJ)
 	$(call say,AR)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
+# A sanitizer's functions come from the program, so -z defs would refuse them.
 $(B)/$(SONAME): $(LIB_OBJ) lib/libsae.map
 	$(call say,LINK)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=lib/libsae.map \
-	    -Wl,--no-undefined-version $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -o $@ $(LIB_OBJ) $(JANSSON_LIBS) -lm -lpthread
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=lib/libsae.map -Wl,--no-undefined-version \
+	    $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -o $@ $(LIB_OBJ) $(PRIVATE_LIBS)
 	$(Q)ln -sf $(SONAME) $(B)/libsae.so
 
+# The tool sees the public headers and the shared library, as any program would.
+$(B)/src/%.o: EXTRA = $(call pkg,--cflags,jansson minizip)
+$(B)/src/%.o: src/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(COMPILE) $(EXTRA) -c -o $@ $<
+$(B)/sae: $(TOOL_OBJ) $(B)/$(SONAME)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(TOOL_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson minizip) -lm -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
+
+# ---- tests ----
+$(B)/tests/%.o: EXTRA = $(if $(filter $(B)/tests/api_%,$@),,-Ilib) -Itests
+$(B)/tests/%.o: tests/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(COMPILE) $(EXTRA) -c -o $@ $<
+$(CORE_TESTS): %: %.o $(CORE_OBJ)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ $(PRIVATE_LIBS)
+$(UNIT_TESTS): %: %.o $(SUPPORT) $(B)/libsae.a
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ $(call pkg,--libs,check jansson) $(PRIVATE_LIBS)
+$(API_TESTS): %: %.o $(SUPPORT) $(B)/$(SONAME)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $< $(SUPPORT) -L$(B) -lsae -Wl,-rpath,$(abspath $(B)) $(call pkg,--libs,check jansson) $(PRIVATE_LIBS)
+$(REPLAYS): %: %.o $(B)/tests/fuzz/replay.o $(B)/libsae.a
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $^ $(PRIVATE_LIBS)
+$(CROSS_TESTS): $(B)/aarch64/%: tests/%.c $(CORE_SRC) $(wildcard include/*.h include/*/*.h lib/*/*.h) | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,CROSS)
+	$(Q)$(CROSS_CC) -O2 -static $(SAE_CFLAGS) -Ilib -Itests -o $@ $< $(CORE_SRC) $(PRIVATE_LIBS)
+
+# ---- fuzzing: libFuzzer with address and undefined, objects of its own ----
+$(B)/fuzz/%.o: %.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,FUZZ)
+	$(Q)$(FUZZ_CC) -O1 -g $(SAE_CFLAGS) -MMD -MP -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Ilib $(EXTRA) -c -o $@ $<
+$(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(LIB_SRC:%.c=$(B)/fuzz/%.o)
+	$(call say,LINK)
+	$(Q)$(FUZZ_CC) -g -fsanitize=fuzzer,address,undefined -o $@ $^ $(PRIVATE_LIBS)
+
+check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
+	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
+check-c: all $(C_TESTS) ## run the C tests alone (also with SAN=...)
+	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
+check-ecosystem: all $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
+	$(Q)B=$(B) tests/run.sh ecosystem
+fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
+	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && $(B)/fuzz/$$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -verbosity=0 \
+	    -print_final_stats=1 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
+bench: all $(B)/venv-bench/ready ## measure libsae and its peers; writes $(B)/bench.json
+	$(Q)$(B)/venv-bench/bin/python bench/run.py --build $(B)
+demo: all ## install what is missing, build, and show the main job
+	$(Q)$(LINK) -std=c11 -Iinclude -o $(B)/demo examples/demo/*.c -L$(B) -lsae -Wl,-rpath,$(abspath $(B)) $(PRIVATE_LIBS)
+	$(Q)$(B)/demo
+storeabi: $(B)/$(SONAME) ## record the ABI of this release
+	$(Q)tests/scripts/check-abi.sh $(B) store
+format: $(B)/venv/ready ## lay out all C files as .clang-format says
+	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' | xargs $(B)/venv/bin/clang-format -i
+deps:
+	$(Q)scripts/install-deps.sh $(or $(filter check bench fuzz,$(MAKECMDGOALS)),build)
+
+VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -q --disable-pip-version-check install -r $< && touch $@
+$(B)/venv/ready: tests/requirements.txt | $(DEPS)
+	$(VENV)
+$(B)/venv-ecosystem/ready: tests/ecosystem/requirements.txt | $(DEPS)
+	$(VENV)
+$(B)/venv-bench/ready: bench/requirements.txt | $(DEPS)
+	$(VENV)
+
+install: all ## install into $(DESTDIR)$(prefix)
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir)/sae
+	$(INSTALL) -m 644 include/sae.h $(DESTDIR)$(includedir)
+	$(INSTALL) -m 644 include/sae/*.h $(DESTDIR)$(includedir)/sae
+	$(INSTALL) -m 644 $(B)/libsae.a $(DESTDIR)$(libdir)
+	$(INSTALL) -m 755 $(B)/$(SONAME) $(DESTDIR)$(libdir)/libsae.so.$(VERSION)
+	ln -sf libsae.so.$(VERSION) $(DESTDIR)$(libdir)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(libdir)/libsae.so
+	$(INSTALL) -m 755 $(B)/sae $(DESTDIR)$(bindir)
+	sed -e 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|' \
+	    -e 's|@version@|$(VERSION)|; s|@private_libs@|$(PRIVATE_LIBS)|' sae.pc.in >$(DESTDIR)$(libdir)/pkgconfig/sae.pc
+uninstall: ## remove what install put there
+	rm -rf $(DESTDIR)$(includedir)/sae.h $(DESTDIR)$(includedir)/sae $(DESTDIR)$(libdir)/libsae.a $(DESTDIR)$(libdir)/libsae.so \
+	    $(DESTDIR)$(libdir)/$(SONAME) $(DESTDIR)$(libdir)/libsae.so.$(VERSION) $(DESTDIR)$(libdir)/pkgconfig/sae.pc $(DESTDIR)$(bindir)/sae
+clean: ## remove the build
+	rm -rf $(B)
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
+
+-include $(wildcard $(B)/*/*.d $(B)/*/*/*.d $(B)/fuzz/*/*/*.d)
 .SECONDARY:
--include $(wildcard $(B)/*/*.d $(B)/*/*/*.d)
+.DELETE_ON_ERROR:
+.PHONY: all check check-c check-ecosystem fuzz bench demo storeabi format deps install uninstall clean help

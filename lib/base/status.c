@@ -51,10 +51,12 @@ const char *sae_dtype_name(sae_dtype dtype)
     return dtype == SAE_F32 ? "f32" : dtype == SAE_F16 ? "f16" : dtype == SAE_BF16 ? "bf16" : "unknown";
 }
 
-/* Room for text in the caller's struct, which may be an older, smaller one; 0 stands for the size of 0.1. */
-static size_t text_room(const sae_error *err)
+/* Sets the status of the caller's struct, which may be an older, smaller one (0 stands for the size of 0.1); returns the room for text. */
+static size_t open_error(sae_error *err, sae_status status)
 {
     const size_t size = err->struct_size ? err->struct_size : sizeof *err, before = offsetof(sae_error, text);
+    if (size >= before)
+        err->status = status;
     return size <= before ? 0 : size - before < sizeof err->text ? size - before : sizeof err->text;
 }
 
@@ -62,8 +64,7 @@ sae_status saei_fail(sae_error *err, sae_status status, const char *fmt, ...)
 {
     if (!err)
         return status;
-    const size_t room = text_room(err);
-    err->status = status;
+    const size_t room = open_error(err, status);
     if (room) {
         va_list args;
         va_start(args, fmt);
@@ -75,10 +76,7 @@ sae_status saei_fail(sae_error *err, sae_status status, const char *fmt, ...)
 
 sae_status saei_ok(sae_error *err)
 {
-    if (err) {
-        err->status = SAE_OK;
-        if (text_room(err))
-            err->text[0] = '\0';
-    }
+    if (err && open_error(err, SAE_OK))
+        err->text[0] = '\0';
     return SAE_OK;
 }

@@ -103,7 +103,7 @@ static void encode_task(void *job, uint32_t tile, uint32_t worker)
     saei_work *w = j->work;
     const saei_kernels *k = j->model->env->kernels;
     const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, tiles = n_tiles(j->model);
-    const size_t first = (size_t)tile * SAEI_TILE, last = first + SAEI_TILE < n ? first + SAEI_TILE : n, step = saei_dots_step(j->x.n);
+    const size_t first = (size_t)tile * SAEI_TILE, last = first + SAEI_TILE < n ? first + SAEI_TILE : n, step = saei_dots_step(&j->w, j->x.n);
     float *c = w->c + worker * saei_dots_c_floats(), *pack = w->pack + worker * saei_dots_pack_floats(d);
     float *pick = w->pick ? w->pick + worker * n : NULL;
     for (size_t r = 0; r < j->x.n; r++) {

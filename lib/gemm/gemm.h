@@ -9,7 +9,7 @@ enum {
     SAEI_FEW = 4,      /* up to here rows go through the GEMV kernels */
     SAEI_BLOCK = 192,  /* features per step when there are more rows: 4 panels, whose k-slice stays in L2 */
     SAEI_TILE = 768,   /* features per task */
-    SAEI_MAX_ROWS = 64 /* rows per call: [64][192] f32 of dots stay in L2 */
+    SAEI_MAX_ROWS = 64 /* rows per call */
 };
 
 /* A weight matrix by feature, in its stored form and, when prepared, in panels [ceil(n/48)][d][48]. */
@@ -30,14 +30,14 @@ typedef struct saei_xrows {
 size_t saei_dots_c_floats(void);
 size_t saei_dots_pack_floats(size_t d);
 
-/* Features per step that suit this many rows: at most SAEI_TILE, a multiple of the panel width. */
-size_t saei_dots_step(size_t n_rows);
+/* Features per step that suit this form and this many rows: SAEI_TILE or SAEI_BLOCK. */
+size_t saei_dots_step(const saei_dense *w, size_t n_rows);
 
 /* Packs the rows where the product will want it; once per block of rows, before the tasks start. */
 void saei_dots_begin(const saei_kernels *k, const saei_dense *w, const saei_xrows *x);
 
-/* c[r][j - j0] = dot(w_j, x_r) for features j0 .. j0+nj-1; j0 a multiple of 48, nj <= saei_dots_step(x->n). Row r of c starts at
- * c + r * saei_dots_step(x->n). */
+/* c[r][j - j0] = dot(w_j, x_r) for features j0 .. j0+nj-1; j0 a multiple of 48, nj <= saei_dots_step(w, x->n). Row r of c starts
+ * at c + r * saei_dots_step(w, x->n). */
 void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, size_t nj, const saei_xrows *x, float *pack);
 
 #endif

@@ -1,8 +1,8 @@
 #include "gemm/gemm.h"
 
 enum {
-    /* k-slice: 8 packed rows of it are 12 KB (L1), a block of 4 panels is 288 KB (L2). */
-    KC = 384
+    KC = 384,      /* k-slice of prepared panels: 8 packed rows of it are 12 KB (L1), a block of 4 panels is 288 KB (L2) */
+    KC_PACKED = 96 /* of panels packed on the way, 16 at a time so that each stored row is read in runs of 3 KB: 288 KB again */
 };
 
 static size_t min_size(size_t a, size_t b)
@@ -12,17 +12,17 @@ static size_t min_size(size_t a, size_t b)
 
 size_t saei_dots_c_floats(void)
 {
-    return (size_t)SAEI_MAX_ROWS * SAEI_BLOCK; /* >= SAEI_FEW * SAEI_TILE */
+    return (size_t)SAEI_MAX_ROWS * SAEI_TILE;
 }
 
 size_t saei_dots_pack_floats(size_t d)
 {
-    return (size_t)SAEI_BLOCK * min_size(d, KC);
+    return (size_t)SAEI_TILE * min_size(d, KC_PACKED);
 }
 
-size_t saei_dots_step(size_t n_rows)
+size_t saei_dots_step(const saei_dense *w, size_t n_rows)
 {
-    return n_rows <= SAEI_FEW ? SAEI_TILE : SAEI_BLOCK;
+    return w->panels && n_rows > SAEI_ROWS ? SAEI_BLOCK : SAEI_TILE;
 }
 
 static bool uses_packed_rows(const saei_dense *w, size_t n_rows)
@@ -42,7 +42,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
                            float *pack)
 {
     const size_t d = (size_t)w->m.d, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
-    const size_t slice = w->panels && x->n <= SAEI_ROWS ? d : KC;
+    const size_t slice = !w->panels ? KC_PACKED : x->n <= SAEI_ROWS ? d : KC;
     size_t k0 = 0;
     do {
         const size_t kc = min_size(slice, d - k0);
@@ -61,7 +61,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
 
 void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, size_t nj, const saei_xrows *x, float *pack)
 {
-    const size_t d = (size_t)w->m.d, ldc = saei_dots_step(x->n);
+    const size_t d = (size_t)w->m.d, ldc = saei_dots_step(w, x->n);
     if (uses_packed_rows(w, x->n))
         dots_by_panels(k, w, c, ldc, j0, nj, x, pack);
     else if (w->panels)

@@ -49,7 +49,7 @@ static sae_status open_regular(int *fd, size_t *bytes, const char *path, sae_err
     return status;
 }
 
-static sae_status read_at(int fd, void *dst, size_t offset, size_t bytes, sae_error *err)
+static sae_status read_at(int fd, const char *path, void *dst, size_t offset, size_t bytes, sae_error *err)
 {
     unsigned char *p = dst;
     while (bytes) {
@@ -57,9 +57,9 @@ static sae_status read_at(int fd, void *dst, size_t offset, size_t bytes, sae_er
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return io_error(err, "read", "the weights", errno);
+            return io_error(err, "read", path, errno);
         if (n == 0)
-            return saei_fail(err, SAE_E_IO, "the file ends at byte %zu, %zu more were expected: it was cut while in use", offset, bytes);
+            return saei_fail(err, SAE_E_IO, "%s ends at byte %zu, %zu more were expected: it was cut while in use", path, offset, bytes);
         p += n;
         offset += (size_t)n;
         bytes -= (size_t)n;
@@ -72,7 +72,7 @@ static sae_status read_whole(saei_file *f, const saei_host *host, const char *pa
     unsigned char *data = saei_alloc(host, f->bytes);
     if (!data)
         return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes)", path, f->bytes);
-    const sae_status status = read_at(f->fd, data, 0, f->bytes, err);
+    const sae_status status = read_at(f->fd, path, data, 0, f->bytes, err);
     if (status) {
         saei_dealloc(host, data, f->bytes);
         return status;
@@ -102,7 +102,7 @@ sae_status saei_file_open(saei_file *out, const saei_host *host, const char *pat
         return status;
     if (f.bytes > 0)
         status = copy ? read_whole(&f, host, path, err) : map_whole(&f, path, err);
-    if (status) {
+    if (status || !f.bytes) {
         (void)close(f.fd);
         return status;
     }
@@ -125,7 +125,7 @@ sae_status saei_file_text(char **out, size_t *bytes, const saei_host *host, cons
     else if (!(text = saei_alloc(host, n + 1)))
         status = saei_fail(err, SAE_E_NOMEM, "no memory to read %s (%zu bytes)", path, n);
     else
-        status = read_at(fd, text, 0, n, err);
+        status = read_at(fd, path, text, 0, n, err);
     (void)close(fd);
     if (status) {
         saei_dealloc(host, text, n + 1);
@@ -142,7 +142,7 @@ sae_status saei_file_read(const saei_file *file, void *dst, size_t offset, size_
     if (offset > file->bytes || bytes > file->bytes - offset)
         return saei_fail(err, SAE_E_IO, "bytes %zu .. %zu asked for, the file has %zu", offset, offset + bytes, file->bytes);
     if (file->fd >= 0)
-        return read_at(file->fd, dst, offset, bytes, err);
+        return read_at(file->fd, "the weights", dst, offset, bytes, err);
     if (bytes)
         memcpy(dst, file->data + offset, bytes);
     return SAE_OK;

@@ -15,7 +15,7 @@ struct sae_pool {
     pthread_mutex_t mutex;    /* guards all below but `next` */
     pthread_cond_t work, idle;
     struct job job;
-    atomic_uint next;         /* first unclaimed task */
+    _Atomic(uint64_t) next;   /* first unclaimed task; 64 bits: threads that come too late count on */
     uint64_t round;           /* counts runs; a thread works once per round */
     uint32_t active;          /* threads inside the present round */
     bool stop;
@@ -28,13 +28,13 @@ struct sae_pool {
 };
 
 /* Takes tasks until none is left. The job is a copy, taken under the mutex: the pool's own may be cleared meanwhile. */
-static void claim(atomic_uint *next, struct job job, uint32_t worker)
+static void claim(_Atomic(uint64_t) *next, struct job job, uint32_t worker)
 {
     for (;;) {
-        const uint32_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        const uint64_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
         if (i >= job.n)
             return;
-        job.task(job.job, i, worker);
+        job.task(job.job, (uint32_t)i, worker);
     }
 }
 

@@ -28,7 +28,7 @@ static char *join(const saei_host *host, const char *folder, size_t n, const cha
 /* ---- formats that this version knows by sight only ---- */
 
 typedef struct sight {
-    const char *file;   /* in the folder, or how a file's name ends */
+    const char *file; /* in the folder, or how a file's name ends */
     const char *format;
 } sight;
 
@@ -42,8 +42,8 @@ static const sight folders[] = {{"sae.safetensors", "a sparsify checkpoint"},
                                 {"latest_ckpt.safetensors", "a temporal SAE checkpoint"},
                                 {"sae_weights.dcp", "a llamascopium checkpoint"},
                                 {"config.json", "a llamascopium or dictionary_learning checkpoint"}};
-static const sight endings[] = {{".pt", "a torch file"}, {".pth", "a torch file"},       {".bin", "a torch file"},
-                                {".npz", "an npz file"}, {".gguf", "a GGUF file"}};
+static const sight endings[] = {
+    {".pt", "a torch file"}, {".pth", "a torch file"}, {".bin", "a torch file"}, {".npz", "an npz file"}, {".gguf", "a GGUF file"}};
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -75,8 +75,9 @@ static sae_status refuse_folder(const saei_host *host, const char *path, int con
         if (found < 0)
             return no_memory(path, err);
         if (found)
-            return saei_fail(err, SAE_E_UNSUPPORTED, "a folder with %s is %s, which this version does not read (it reads SAELens folders): %s",
-                             folders[i].file, folders[i].format, path);
+            return saei_fail(err, SAE_E_UNSUPPORTED,
+                             "a folder with %s is %s, which this version does not read (it reads SAELens folders): %s", folders[i].file,
+                             folders[i].format, path);
     }
     if (config || weights)
         return saei_fail(err, SAE_E_IO, "the folder holds %s but no %s, a SAELens folder has both: %s", config ? config_name : weights_name,

@@ -6,9 +6,9 @@
 
 /* The two files of a SAELens checkpoint. Paths are owned: free them with saei_strfree. */
 typedef struct saei_place {
-    char *config;  /* .../cfg.json, which may not exist when a bare weights file was named */
+    char *config; /* .../cfg.json, which may not exist when a bare weights file was named */
     char *weights;
-    bool bare;     /* `path` named the weights, not a folder */
+    bool bare; /* `path` named the weights, not a folder */
 } saei_place;
 
 /* Finds the files of the checkpoint at `path`, a folder or a .safetensors file. A folder of a format that this version does not read is

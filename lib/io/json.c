@@ -12,7 +12,7 @@ typedef struct parser {
     char *string;                   /* where the next decoded string goes */
     uint32_t open[SAEI_JSON_DEPTH]; /* containers around the place */
     uint32_t depth;
-    const char *wrong;              /* what is wrong at `at`; NULL: memory */
+    const char *wrong; /* what is wrong at `at`; NULL: memory */
 } parser;
 
 static bool fail(parser *p, const char *wrong)
@@ -249,8 +249,11 @@ static bool parse_word(parser *p)
     static const struct {
         const char *word;
         saei_json_type type;
-    } words[] = {{"null", SAEI_JSON_NULL},  {"true", SAEI_JSON_TRUE},       {"false", SAEI_JSON_FALSE},
-                 {"NaN", SAEI_JSON_NUMBER}, {"Infinity", SAEI_JSON_NUMBER}};
+    } words[] = {{"null", SAEI_JSON_NULL},
+                 {"true", SAEI_JSON_TRUE},
+                 {"false", SAEI_JSON_FALSE},
+                 {"NaN", SAEI_JSON_NUMBER},
+                 {"Infinity", SAEI_JSON_NUMBER}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         const size_t n = strlen(words[i].word);
         if (p->bytes - p->at < n || memcmp(p->text + p->at, words[i].word, n) != 0)
@@ -309,7 +312,9 @@ static bool parse_inside(parser *p)
         return true;
     }
     if (v->n && !take(p, ','))
-        return fail(p, p->at == p->bytes ? "the text ends too early" : object ? "',' or '}' is expected here" : "',' or ']' is expected here");
+        return fail(p, p->at == p->bytes ? "the text ends too early"
+                       : object          ? "',' or '}' is expected here"
+                                         : "',' or ']' is expected here");
     v->n++;
     return (!object || parse_key(p)) && parse_value(p);
 }

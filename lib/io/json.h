@@ -9,9 +9,9 @@
 #include "host/host.h"
 
 enum {
-    SAEI_JSON_DEPTH = 64,         /* objects and arrays inside each other */
-    SAEI_JSON_VALUES = 1 << 20,   /* values in one text */
-    SAEI_SHOWN = 48               /* bytes of a name made fit for an error sentence */
+    SAEI_JSON_DEPTH = 64,       /* objects and arrays inside each other */
+    SAEI_JSON_VALUES = 1 << 20, /* values in one text */
+    SAEI_SHOWN = 48             /* bytes of a name made fit for an error sentence */
 };
 
 typedef enum saei_json_type {
@@ -29,9 +29,9 @@ typedef struct saei_json_value {
     const char *string; /* decoded, NUL-terminated; strings only */
     int64_t integer;
     uint32_t type;
-    uint32_t n;         /* elements of an array, members of an object */
-    uint32_t next;      /* index of the value behind this one and all that is inside it */
-    uint32_t at;        /* offset in the text, for error sentences */
+    uint32_t n;    /* elements of an array, members of an object */
+    uint32_t next; /* index of the value behind this one and all that is inside it */
+    uint32_t at;   /* offset in the text, for error sentences */
 } saei_json_value;
 
 /* Values in the order of the text: v[0] is the whole. What is inside a container follows it; an object's members are a string (the key)
@@ -40,7 +40,7 @@ typedef struct saei_json {
     saei_json_value *v;
     uint32_t n;
     uint32_t room;
-    char *strings;      /* all decoded strings */
+    char *strings; /* all decoded strings */
     size_t strings_bytes;
 } saei_json;
 

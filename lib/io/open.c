@@ -33,7 +33,8 @@ static sae_status open_config(saei_parts *parts, opener *o)
     size_t bytes = 0;
     char *text = NULL;
     if (o->place.bare && saei_path_kind(o->place.config) < 0)
-        return saei_fail(o->err, SAE_E_IO, "%s is weights without a cfg.json beside it, which says the architecture: put the two into one folder",
+        return saei_fail(o->err, SAE_E_IO,
+                         "%s is weights without a cfg.json beside it, which says the architecture: put the two into one folder",
                          saei_base_name(o->place.weights));
     sae_status status = saei_file_text(&text, &bytes, o->host, o->place.config, LARGEST_CONFIG, o->err);
     if (status)

@@ -21,7 +21,8 @@ static const char damaged[] = "the checkpoint is damaged";
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-static sae_status warn(const reader *r, const char *fmt, ...)
+static sae_status
+warn(const reader *r, const char *fmt, ...)
 {
     char sentence[256];
     va_list args;
@@ -102,7 +103,8 @@ static sae_status read_vector(float **out, const reader *r, const char *name, in
     widen_in_place(v, (size_t)n, t->dtype);
     for (int32_t i = 0; i < n; i++)
         if (!isfinite(v[i]))
-            return saei_fail(r->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", r->file_name, name, (int)i, (double)v[i], damaged);
+            return saei_fail(r->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", r->file_name, name, (int)i, (double)v[i],
+                             damaged);
     return SAE_OK;
 }
 
@@ -112,6 +114,21 @@ static sae_status read_features(float **out, const reader *r, const char *name)
 }
 
 /* ---- what an architecture has ---- */
+
+/* exp of a vector, under our own floating-point mode: thresholds are part of the published bits. Returns the first index that has none. */
+static int32_t exp_in_place(float *v, int32_t n)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    int32_t i = 0;
+    for (; i < n; i++) {
+        const float value = (float)saei_exp(v[i]);
+        if (!isfinite(value))
+            break;
+        v[i] = value;
+    }
+    saei_fp_leave(mode);
+    return i;
+}
 
 /* Training checkpoints of older sae-lens hold the logarithm. */
 static sae_status read_threshold(const reader *r)
@@ -123,14 +140,13 @@ static sae_status read_threshold(const reader *r)
     if (saei_safetensors_find(r->st, "threshold"))
         return saei_fail(r->err, SAE_E_FORMAT, "%s has both threshold and %s: it does not say which one holds", r->file_name, log_name);
     const sae_status status = read_features(out, r, log_name);
-    for (int32_t i = 0; i < r->config->d_sae && !status; i++) {
-        const float threshold = (float)saei_exp((*out)[i]);
-        if (!isfinite(threshold))
-            return saei_fail(r->err, SAE_E_FORMAT, "%s: %s[%d] = %g is the logarithm of no finite threshold: %s", r->file_name, log_name, (int)i,
-                             (double)(*out)[i], damaged);
-        (*out)[i] = threshold;
-    }
-    return status;
+    if (status)
+        return status;
+    const int32_t bad = exp_in_place(*out, r->config->d_sae);
+    if (bad < r->config->d_sae)
+        return saei_fail(r->err, SAE_E_FORMAT, "%s: %s[%d] = %g is the logarithm of no finite threshold: %s", r->file_name, log_name,
+                         (int)bad, (double)(*out)[bad], damaged);
+    return SAE_OK;
 }
 
 static sae_status read_by_arch(const reader *r)
@@ -156,16 +172,19 @@ static sae_status read_scale(const reader *r)
     bool ones = true;
     if (first && second)
         return saei_fail(r->err, SAE_E_FORMAT, "%s has both %s and %s: it does not say which one holds", r->file_name, names[0], names[1]);
+    if (!first && !second && r->config->finetuning_scale)
+        return warn(r, "cfg.json says finetuning_scaling_factor = true, but %s has no such tensor: the rows of W_dec are used as they are",
+                    r->file_name);
     if (!first && !second)
-        return !r->config->finetuning_scale ? SAE_OK : warn(r, "cfg.json says finetuning_scaling_factor = true, but %s has no such tensor: "
-                                                              "the rows of W_dec are used as they are", r->file_name);
+        return SAE_OK;
     const sae_status status = read_features(scale, r, name);
     if (status)
         return status;
     for (int32_t i = 0; i < r->config->d_sae && ones; i++)
         ones = fabsf((*scale)[i] - 1.0f) <= 1e-5f; /* as sae-lens decides it */
     if (!ones && !r->config->finetuning_scale)
-        return saei_fail(r->err, SAE_E_FORMAT, "%s: %s is not all ones, but cfg.json does not say finetuning_scaling_factor = true", r->file_name, name);
+        return saei_fail(r->err, SAE_E_FORMAT, "%s: %s is not all ones, but cfg.json does not say finetuning_scaling_factor = true",
+                         r->file_name, name);
     if (ones) {
         saei_dealloc(r->host, *scale, (size_t)r->config->d_sae * sizeof **scale);
         *scale = NULL;
@@ -178,7 +197,7 @@ static bool belongs(const char *name, sae_arch arch)
     static const struct {
         const char *name;
         sae_arch only; /* 0: all */
-        sae_arch not;
+        sae_arch never;
     } known[] = {{"W_enc", 0, 0},
                  {"W_dec", 0, 0},
                  {"b_dec", 0, 0},
@@ -192,7 +211,7 @@ static bool belongs(const char *name, sae_arch arch)
                  {"r_mag", SAE_GATED, 0}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0)
-            return (!known[i].only || known[i].only == arch) && known[i].not != arch;
+            return (!known[i].only || known[i].only == arch) && known[i].never != arch;
     return false;
 }
 
@@ -224,8 +243,8 @@ static sae_status check_matrix(const reader *r, const saei_matrix *m, const char
     if (bad == n)
         return SAE_OK;
     const float value = saei_load((const unsigned char *)m->data + bad * sae_dtype_bytes(m->dtype), m->dtype);
-    return saei_fail(r->err, SAE_E_FORMAT, "%s: %s is %g at row %zu, column %zu, not a finite number: %s", r->file_name, name, (double)value,
-                     bad / width, bad % width, damaged);
+    return saei_fail(r->err, SAE_E_FORMAT, "%s: %s is %g at row %zu, column %zu, not a finite number: %s", r->file_name, name,
+                     (double)value, bad / width, bad % width, damaged);
 }
 
 static sae_status check_values(const reader *r, int32_t check)
@@ -259,11 +278,12 @@ sae_status saei_saelens_tensors(saei_parts *parts, const saei_host *host, const 
     sae_status status;
     take_config(parts, config);
     if ((status = read_matrix(&parts->w_enc, &r, "W_enc", true)) || (status = read_matrix(&parts->w_dec, &r, "W_dec", false)) ||
-        (status = read_vector(&parts->b_dec, &r, "b_dec", config->d_in, "d_in")) || (status = read_by_arch(&r)) || (status = read_scale(&r)) ||
-        (status = check_extra(&r)) || (status = check_values(&r, opt->check)))
+        (status = read_vector(&parts->b_dec, &r, "b_dec", config->d_in, "d_in")) || (status = read_by_arch(&r)) ||
+        (status = read_scale(&r)) || (status = check_extra(&r)) || (status = check_values(&r, opt->check)))
         return status;
     if (config->norm == SAE_NORM_SCALE && opt->norm_scaling_factor == 0.0f)
-        return warn(&r, "normalize_activations is \"expected_average_only_in\", but nothing says by which factor: rows are used as they are "
+        return warn(&r, "normalize_activations is \"expected_average_only_in\", but nothing says by which factor: rows are used as they "
+                        "are "
                         "(the option norm_scaling_factor sets it)");
     return SAE_OK;
 }

@@ -12,9 +12,9 @@ typedef struct saei_saelens {
     int32_t d_in, d_sae, k;
     bool apply_b_dec;
     bool rescale_by_decoder_norm;
-    bool finetuning_scale;    /* the file may carry factors for the rows of W_dec */
-    bool forced;              /* the caller named the architecture */
-    float norm_scaling_factor; /* 1 when there is none */
+    bool finetuning_scale;                                       /* the file may carry factors for the rows of W_dec */
+    bool forced;                                                 /* the caller named the architecture */
+    float norm_scaling_factor;                                   /* 1 when there is none */
     const char *version, *architecture, *model_name, *hook_name; /* as stored, never NULL */
 } saei_saelens;
 

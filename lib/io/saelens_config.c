@@ -101,14 +101,15 @@ static sae_status refuse_arch(const reader *r, const char *name)
         if (status)
             return status;
         if (subtracts)
-            return saei_fail(r->err, SAE_E_FORMAT, "cfg.json says apply_b_dec_to_input = true, which a %s cannot have: its b_dec belongs to the output",
-                             name);
+            return saei_fail(r->err, SAE_E_FORMAT,
+                             "cfg.json says apply_b_dec_to_input = true, which a %s cannot have: its b_dec belongs to the output", name);
     }
     if (IS_IN(name, transcoders) || IS_IN(name, unread))
         return saei_fail(r->err, SAE_E_UNSUPPORTED, "architecture \"%s\" is not read by this version " READS, name);
     if (IS_IN(name, trained_only))
         return saei_fail(r->err, SAE_E_UNSUPPORTED,
-                         "architecture \"%s\" is a training checkpoint: save it for inference with save_inference_model of sae-lens, as jumprelu",
+                         "architecture \"%s\" is a training checkpoint: save it for inference with save_inference_model of sae-lens, as "
+                         "jumprelu",
                          name);
     return saei_fail(r->err, SAE_E_UNSUPPORTED, "architecture \"%s\" is not known " READS, saei_show(shown, name));
 }
@@ -157,7 +158,8 @@ static sae_status read_k(const reader *r)
 {
     saei_saelens *out = r->out;
     if (r->opt->k && out->arch != SAE_TOPK)
-        return saei_fail(r->err, SAE_E_ARG, "the option k = %d is for top-k SAEs, this one is %s", (int)r->opt->k, saei_saelens_arch_name(out->arch));
+        return saei_fail(r->err, SAE_E_ARG, "the option k = %d is for top-k SAEs, this one is %s", (int)r->opt->k,
+                         saei_saelens_arch_name(out->arch));
     if (out->arch != SAE_TOPK)
         return SAE_OK;
     uint32_t at = saei_json_member(r->json, saei_json_member(r->json, 0, "activation_fn_kwargs"), "k");
@@ -188,7 +190,8 @@ static sae_status read_sizes(const reader *r)
     if (r->opt->d_in && r->opt->d_in != out->d_in)
         return saei_fail(r->err, SAE_E_SHAPE, "cfg.json says d_in = %d, the caller expects d_in = %d", (int)out->d_in, (int)r->opt->d_in);
     if (r->opt->d_out && r->opt->d_out != out->d_in)
-        return saei_fail(r->err, SAE_E_SHAPE, "this SAE has d_out = d_in = %d, the caller expects d_out = %d", (int)out->d_in, (int)r->opt->d_out);
+        return saei_fail(r->err, SAE_E_SHAPE, "this SAE has d_out = d_in = %d, the caller expects d_out = %d", (int)out->d_in,
+                         (int)r->opt->d_out);
     return SAE_OK;
 }
 
@@ -217,7 +220,8 @@ static sae_status stored_norm(const reader *r)
         return status;
     r->out->norm = norm_of(name);
     if (r->out->norm < 0)
-        return saei_fail(r->err, SAE_E_UNSUPPORTED, "cfg.json: normalize_activations \"%s\" is not read by this version", saei_show(shown, name));
+        return saei_fail(r->err, SAE_E_UNSUPPORTED, "cfg.json: normalize_activations \"%s\" is not read by this version",
+                         saei_show(shown, name));
     return SAE_OK;
 }
 
@@ -255,7 +259,8 @@ static sae_status check_reshape(const reader *r)
     const sae_status status = read_string(&reshape, r, saei_json_member(r->json, 0, "reshape_activations"), "reshape_activations");
     if (status || !reshape || strcmp(reshape, "none") == 0 || strcmp(reshape, "hook_z") == 0)
         return status;
-    return saei_fail(r->err, SAE_E_UNSUPPORTED, "cfg.json: reshape_activations \"%s\" is not read by this version", saei_show(shown, reshape));
+    return saei_fail(r->err, SAE_E_UNSUPPORTED, "cfg.json: reshape_activations \"%s\" is not read by this version",
+                     saei_show(shown, reshape));
 }
 
 static sae_status read_flags(const reader *r)
@@ -270,8 +275,10 @@ static sae_status read_flags(const reader *r)
         (status = read_bool(&out->rescale_by_decoder_norm, r, 0, "rescale_acts_by_decoder_norm", false)))
         return status;
     if (out->rescale_by_decoder_norm && out->arch != SAE_TOPK)
-        return saei_fail(r->err, SAE_E_FORMAT, "cfg.json says rescale_acts_by_decoder_norm = true for a %s SAE, but only top-k has that step: "
-                         "the others are saved with the norms folded in", saei_saelens_arch_name(out->arch));
+        return saei_fail(r->err, SAE_E_FORMAT,
+                         "cfg.json says rescale_acts_by_decoder_norm = true for a %s SAE, but only top-k has that step: "
+                         "the others are saved with the norms folded in",
+                         saei_saelens_arch_name(out->arch));
     return SAE_OK;
 }
 
@@ -282,15 +289,13 @@ static sae_status check_options(const sae_open_options *opt, sae_error *err)
     const struct {
         const char *name;
         int32_t value, most;
-    } all[] = {{"k", opt->k, INT32_MAX},
-               {"d_in", opt->d_in, INT32_MAX},
-               {"d_out", opt->d_out, INT32_MAX},
-               {"apply_b_dec", opt->apply_b_dec, SAE_NO},
-               {"copy", opt->copy, SAE_NO},
-               {"check", opt->check, SAE_NO}};
+    } all[] = {{"k", opt->k, INT32_MAX},         {"d_in", opt->d_in, INT32_MAX},
+               {"d_out", opt->d_out, INT32_MAX}, {"apply_b_dec", opt->apply_b_dec, SAE_NO},
+               {"copy", opt->copy, SAE_NO},      {"check", opt->check, SAE_NO}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].value < 0 || all[i].value > all[i].most)
-            return saei_fail(err, SAE_E_ARG, "sae_open_options.%s = %d is outside 0 .. %d", all[i].name, (int)all[i].value, (int)all[i].most);
+            return saei_fail(err, SAE_E_ARG, "sae_open_options.%s = %d is outside 0 .. %d", all[i].name, (int)all[i].value,
+                             (int)all[i].most);
     return SAE_OK;
 }
 

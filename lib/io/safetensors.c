@@ -9,7 +9,7 @@ enum { LENGTH_BYTES = 8, LONGEST_HEADER = 100000000 /* of the format */ };
 typedef struct reader {
     saei_safetensors *st;
     const char *file_name;
-    size_t data;       /* offset of the data section */
+    size_t data; /* offset of the data section */
     size_t data_bytes;
     sae_error *err;
 } reader;
@@ -19,10 +19,10 @@ static const struct {
     const char *name;
     unsigned bits;
     sae_dtype dtype;
-} dtypes[] = {{"F32", 32, SAE_F32}, {"F16", 16, SAE_F16}, {"BF16", 16, SAE_BF16}, {"F64", 64, 0},    {"I64", 64, 0},     {"U64", 64, 0},
-              {"I32", 32, 0},       {"U32", 32, 0},       {"I16", 16, 0},         {"U16", 16, 0},    {"I8", 8, 0},       {"U8", 8, 0},
-              {"BOOL", 8, 0},       {"C64", 64, 0},       {"F8_E5M2", 8, 0},      {"F8_E4M3", 8, 0}, {"F8_E8M0", 8, 0}, {"F6_E2M3", 6, 0},
-              {"F6_E3M2", 6, 0},    {"F4", 4, 0}};
+} dtypes[] = {{"F32", 32, SAE_F32}, {"F16", 16, SAE_F16}, {"BF16", 16, SAE_BF16}, {"F64", 64, 0},    {"I64", 64, 0},
+              {"U64", 64, 0},       {"I32", 32, 0},       {"U32", 32, 0},         {"I16", 16, 0},    {"U16", 16, 0},
+              {"I8", 8, 0},         {"U8", 8, 0},         {"BOOL", 8, 0},         {"C64", 64, 0},    {"F8_E5M2", 8, 0},
+              {"F8_E4M3", 8, 0},    {"F8_E8M0", 8, 0},    {"F6_E2M3", 6, 0},      {"F6_E3M2", 6, 0}, {"F4", 4, 0}};
 
 /* Begins every sentence about one tensor. */
 #define TENSOR "%s: tensor \"%s\" "
@@ -89,10 +89,11 @@ static sae_status read_offsets(saei_st_tensor *t, const reader *r, uint32_t entr
         return saei_fail(r->err, SAE_E_FORMAT, TENSOR "has data_offsets %lld to %lld, which is no range", r->file_name, name,
                          (long long)begin, (long long)end);
     if ((uint64_t)(end - begin) != bytes)
-        return saei_fail(r->err, SAE_E_FORMAT, TENSOR "needs %zu bytes by its shape and dtype, its data_offsets hold %lld", r->file_name, name,
-                         bytes, (long long)(end - begin));
+        return saei_fail(r->err, SAE_E_FORMAT, TENSOR "needs %zu bytes by its shape and dtype, its data_offsets hold %lld", r->file_name,
+                         name, bytes, (long long)(end - begin));
     if ((uint64_t)end > r->data_bytes)
-        return saei_fail(r->err, SAE_E_FORMAT, TENSOR "ends at byte %lld of the data, but the file holds %zu bytes of data: it is cut off or damaged",
+        return saei_fail(r->err, SAE_E_FORMAT,
+                         TENSOR "ends at byte %lld of the data, but the file holds %zu bytes of data: it is cut off or damaged",
                          r->file_name, name, (long long)end, r->data_bytes);
     t->offset = r->data + (size_t)begin;
     t->bytes = bytes;
@@ -161,7 +162,8 @@ static sae_status check_cover(const reader *r, const uint32_t *ids)
         const saei_st_tensor *now = &t[ids[i]];
         saei_show(name, now->name);
         if (now->offset < end)
-            return saei_fail(r->err, SAE_E_FORMAT, "%s: tensors \"%s\" and \"%s\" overlap: one ends at byte %zu of the data, the other begins at %zu",
+            return saei_fail(r->err, SAE_E_FORMAT,
+                             "%s: tensors \"%s\" and \"%s\" overlap: one ends at byte %zu of the data, the other begins at %zu",
                              r->file_name, saei_show(before, t[ids[i - 1]].name), name, end - r->data, now->offset - r->data);
         if (now->offset > end)
             return saei_fail(r->err, SAE_E_FORMAT, "%s: there is a hole before tensor \"%s\": bytes %zu to %zu of the data belong to none",
@@ -201,12 +203,14 @@ static uint64_t little_endian(const unsigned char *p)
 static sae_status header_length(size_t *out, const saei_file *file, const char *name, sae_error *err)
 {
     if (file->bytes < LENGTH_BYTES)
-        return saei_fail(err, SAE_E_FORMAT, "%s: the file has %zu bytes, a safetensors file begins with 8 bytes that say how long the header is",
-                         name, file->bytes);
+        return saei_fail(err, SAE_E_FORMAT,
+                         "%s: the file has %zu bytes, a safetensors file begins with 8 bytes that say how long the header is", name,
+                         file->bytes);
     const uint64_t length = little_endian(file->data);
     if (length > LONGEST_HEADER)
-        return saei_fail(err, SAE_E_FORMAT, "%s: the header claims %llu bytes, the format allows %d: this is no safetensors file, or a damaged one",
-                         name, (unsigned long long)length, LONGEST_HEADER);
+        return saei_fail(err, SAE_E_FORMAT,
+                         "%s: the header claims %llu bytes, the format allows %d: this is no safetensors file, or a damaged one", name,
+                         (unsigned long long)length, LONGEST_HEADER);
     if (length > file->bytes - LENGTH_BYTES)
         return saei_fail(err, SAE_E_FORMAT, "%s: the header claims %llu bytes, the file has only %zu more: it is cut off or damaged", name,
                          (unsigned long long)length, file->bytes - LENGTH_BYTES);

@@ -12,7 +12,7 @@ typedef struct saei_st_tensor {
     sae_dtype dtype;        /* 0 when it is none of ours */
     uint32_t n_dims;
     int64_t shape[SAEI_ST_DIMS];
-    size_t offset;          /* of the data in the file */
+    size_t offset; /* of the data in the file */
     size_t bytes;
 } saei_st_tensor;
 

@@ -311,8 +311,8 @@ INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width
         UNROLL
         for (int k = 0; k < kn; k++) {
             b[k] = load_any(w + ((size_t)k * width + j) * size_of(t), t);
-            if (more)
-                __builtin_prefetch(w + ((size_t)(k + 4) * width + j) * size_of(t));
+            if (more) /* into L2: rows are often a multiple of 4 KB apart, so that 8 of them would fight for one set of L1 */
+                __builtin_prefetch(w + ((size_t)(k + 4) * width + j) * size_of(t), 0, 2);
         }
         UNROLL
         for (int r = 0; r < nr; r++) {

@@ -1,0 +1,188 @@
+/* sae info: what a file is, and whether its weights are sound. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "cmd.h"
+#include "report.h"
+#include "session.h"
+
+static const option_desc options[] = {OPTION_JSON, {0}};
+
+/* Everything that is not in sae_info already. */
+typedef struct facts {
+    sae_memory memory;
+    size_t ctx_bytes;
+    spread decoder_norm;
+    spread threshold; /* jumprelu */
+    bool checked;
+} facts;
+
+static spread decoder_norms(const session *s, const char *path) {
+    enum { BLOCK = 256 };
+    int64_t n = s->info.d_sae;
+    float *rows = take((size_t)BLOCK * (size_t)s->info.d_out, sizeof *rows);
+    float *norms = take((size_t)n, sizeof *norms);
+    progress p = progress_start("measuring", "features", n);
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t m = n - first < BLOCK ? n - first : BLOCK;
+        sae_error err = {.struct_size = sizeof err};
+        expect_ok(sae_model_read(s->model, SAE_W_DEC, first, m, rows, &err), &err, path);
+        for (int64_t i = 0; i < m; i++) {
+            double square = 0;
+            for (int32_t k = 0; k < s->info.d_out; k++) {
+                double w = rows[i * s->info.d_out + k];
+                square += w * w;
+            }
+            norms[first + i] = (float)sqrt(square);
+        }
+        progress_at(&p, first + m);
+    }
+    progress_end(&p);
+    spread result = spread_of(norms, n);
+    free(norms);
+    free(rows);
+    return result;
+}
+
+static spread thresholds(const session *s, const char *path) {
+    float *t = take((size_t)s->info.d_sae, sizeof *t);
+    sae_error err = {.struct_size = sizeof err};
+    expect_ok(sae_model_read(s->model, SAE_THRESHOLD, 0, s->info.d_sae, t, &err), &err, path);
+    spread result = spread_of(t, s->info.d_sae);
+    free(t);
+    return result;
+}
+
+static facts gather(const session *s, const model_args *m, const char *path) {
+    facts f = {.memory = {.struct_size = sizeof f.memory}, .checked = m->open.check != SAE_NO};
+    sae_error err = {.struct_size = sizeof err};
+    if (f.checked) {
+        progress p = progress_note("checking every weight");
+        expect_ok(sae_model_check(s->model, &err), &err, path);
+        progress_end(&p);
+    }
+    expect_ok(sae_model_memory(s->model, &f.memory), &err, path);
+    expect_ok(sae_ctx_bytes(s->model, NULL, &f.ctx_bytes), &err, path);
+    f.decoder_norm = decoder_norms(s, path);
+    if (s->info.arch == SAE_JUMPRELU) {
+        f.threshold = thresholds(s, path);
+    }
+    return f;
+}
+
+static json_t *spread_json(spread s) {
+    return json_pack("{s:o, s:o, s:o}", "min", report_number(s.min), "median", report_number(s.median), "max", report_number(s.max));
+}
+
+static void add_text(json_t *root, const char *key, const session *s, int32_t what) {
+    json_object_set_new(root, key, report_text(sae_model_text(s->model, what)));
+}
+
+static void print_json(const session *s, const facts *f) {
+    const sae_info *i = &s->info;
+    json_t *root = json_object();
+    add_text(root, "path", s, SAE_TEXT_PATH);
+    add_text(root, "format", s, SAE_TEXT_FORMAT);
+    add_text(root, "format_version", s, SAE_TEXT_FORMAT_VERSION);
+    json_object_set_new(root, "architecture", json_string(sae_arch_name(i->arch)));
+    add_text(root, "stored_architecture", s, SAE_TEXT_ARCHITECTURE);
+    add_text(root, "model_name", s, SAE_TEXT_MODEL_NAME);
+    add_text(root, "hook_name", s, SAE_TEXT_HOOK_NAME);
+    json_object_set_new(root, "d_in", json_integer(i->d_in));
+    json_object_set_new(root, "d_sae", json_integer(i->d_sae));
+    json_object_set_new(root, "d_out", json_integer(i->d_out));
+    json_object_set_new(root, "k", json_integer(i->k));
+    json_object_set_new(root, "w_enc_dtype", json_string(sae_dtype_name(i->w_enc_dtype)));
+    json_object_set_new(root, "w_dec_dtype", json_string(sae_dtype_name(i->w_dec_dtype)));
+    json_object_set_new(root, "normalize_activations", json_string(sae_norm_name(i->norm)));
+    json_object_set_new(root, "norm_scaling_factor", report_number(i->norm_scaling_factor));
+    json_object_set_new(root, "apply_b_dec", json_boolean(i->apply_b_dec == SAE_YES));
+    json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
+    json_object_set_new(root, "decoder_norm", spread_json(f->decoder_norm));
+    json_object_set_new(root, "threshold", i->arch == SAE_JUMPRELU ? spread_json(f->threshold) : json_null());
+    json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes,
+                                                  "vectors_bytes", (json_int_t)f->memory.vectors_bytes, "rows_bytes",
+                                                  (json_int_t)f->memory.rows_bytes, "panels_bytes", (json_int_t)f->memory.panels_bytes,
+                                                  "ctx_bytes", (json_int_t)f->ctx_bytes));
+    json_object_set_new(root, "isa", json_string(sae_isa_name(sae_env_isa(s->env))));
+    json_object_set_new(root, "checked", json_boolean(f->checked));
+    json_t *warnings = json_array();
+    for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
+        json_array_append_new(warnings, report_text(sae_model_warning(s->model, w)));
+    }
+    json_object_set_new(root, "warnings", warnings);
+    report_print(root);
+}
+
+static void text_line(const char *label, const char *text) {
+    if (*text != '\0') {
+        printf("%-16s %s\n", label, text);
+    }
+}
+
+static void spread_line(const char *label, spread s) {
+    printf("%-16s min %.6g, median %.6g, max %.6g\n", label, s.min, s.median, s.max);
+}
+
+static double mib(int64_t bytes) {
+    return (double)bytes / (1 << 20);
+}
+
+static void print_text(const session *s, const facts *f) {
+    const sae_info *i = &s->info;
+    text_line("path", sae_model_text(s->model, SAE_TEXT_PATH));
+    printf("%-16s %s %s\n", "format", sae_model_text(s->model, SAE_TEXT_FORMAT), sae_model_text(s->model, SAE_TEXT_FORMAT_VERSION));
+    printf("%-16s %s", "architecture", sae_arch_name(i->arch));
+    if (i->arch == SAE_TOPK) {
+        printf(", k %d%s", i->k, i->rescale_by_decoder_norm == SAE_YES ? ", rescaled by decoder norm" : "");
+    }
+    printf(" (stored as '%s')\n", sae_model_text(s->model, SAE_TEXT_ARCHITECTURE));
+    text_line("model", sae_model_text(s->model, SAE_TEXT_MODEL_NAME));
+    text_line("hook point", sae_model_text(s->model, SAE_TEXT_HOOK_NAME));
+    printf("%-16s d_in %d, d_sae %d, d_out %d\n", "shape", i->d_in, i->d_sae, i->d_out);
+    printf("%-16s W_enc %s, W_dec %s\n", "stored as", sae_dtype_name(i->w_enc_dtype), sae_dtype_name(i->w_dec_dtype));
+    printf("%-16s %s", "input", sae_norm_name(i->norm));
+    if (i->norm == SAE_NORM_SCALE) {
+        printf(" (factor %.9g)", (double)i->norm_scaling_factor);
+    }
+    printf(", b_dec %s\n", i->apply_b_dec == SAE_YES ? "subtracted" : "not subtracted");
+    spread_line("decoder norm", f->decoder_norm);
+    if (i->arch == SAE_JUMPRELU) {
+        spread_line("threshold", f->threshold);
+    }
+    printf("%-16s file %.1f MiB mapped, vectors %.1f, one caller %.1f; if prepared: rows %.1f, panels %.1f\n", "memory",
+           mib(f->memory.mapped_bytes), mib(f->memory.vectors_bytes), mib((int64_t)f->ctx_bytes), mib(f->memory.rows_bytes),
+           mib(f->memory.panels_bytes));
+    printf("%-16s %s\n", "weights", f->checked ? "all finite" : "not checked");
+    for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
+        text_line("warning", sae_model_warning(s->model, w));
+    }
+}
+
+static void run(args *a) {
+    bool json = false;
+    const char *value;
+    for (int id; (id = args_next(a, &value)) != -1;) {
+        json |= id == 'j';
+    }
+    const char *path = args_operands(a, 1, "PATH")[0];
+    session s = session_open(&a->model, path, false);
+    facts f = gather(&s, &a->model, path);
+    if (json) {
+        print_json(&s, &f);
+    } else {
+        print_text(&s, &f);
+    }
+    session_close(&s);
+}
+
+const command cmd_info = {
+    .name = "info",
+    .synopsis = "PATH [--json]",
+    .summary = "Tell what an SAE is, and check its weights",
+    .details = "Prints format, architecture, shapes, types, normalisation, hook point, statistics of decoder norms\n"
+               "and thresholds, warnings, and the memory of each form. Reads every weight; one that is not finite is\n"
+               "an error that names tensor, row and column (--no-check leaves that out).\n",
+    .options = options,
+    .run = run,
+};

@@ -1,0 +1,22 @@
+/* An opened SAE with what it runs on. */
+#ifndef TOOL_SESSION_H
+#define TOOL_SESSION_H
+
+#include "args.h"
+
+typedef struct session {
+    sae_pool *pool;
+    sae_env *env;
+    sae_model *model;
+    sae_info info;
+} session;
+
+/* Opens and prepares; warnings of the file go to standard error when `warnings`. */
+session session_open(const model_args *m, const char *path, bool warnings);
+void session_close(session *s);
+
+/* Ends the tool with the library's sentence unless status is SAE_OK. `about` is the file the call was about. */
+void expect_ok(sae_status status, const sae_error *err, const char *about);
+void expect_ctx_ok(sae_status status, const sae_ctx *ctx, const char *about);
+
+#endif

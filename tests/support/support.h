@@ -1,0 +1,107 @@
+/* Shared by the tests: seeded numbers, element types, an allocator that counts and fails, odd runners, models from memory and their
+ * answers in plain C. Sees only <sae.h>; what goes wrong inside ends the test. */
+#ifndef SUPPORT_SUPPORT_H
+#define SUPPORT_SUPPORT_H
+
+#include <sae.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define LENGTH(a) (sizeof(a) / sizeof *(a))
+
+/* ---- seeded numbers: the same on every machine ---- */
+
+typedef struct rng {
+    uint64_t state;
+} rng;
+
+uint64_t rng_bits(rng *r);
+uint32_t rng_below(rng *r, uint32_t n);    /* 0 .. n-1 */
+double rng_between(rng *r, double a, double b);
+
+/* About normal, on a grid that f32, f16 and bf16 all hold exactly: one model can be stored in all three. */
+float rng_weight(rng *r);
+
+/* ---- element types, by arithmetic instead of bits: independent of the library's ---- */
+
+double element_load(const void *p, sae_dtype dtype);
+void element_store(void *p, sae_dtype dtype, double v); /* round to nearest even, overflow to infinity */
+
+/* Rows [n][d] at any stride and type, inside a block of their own: free(rows_block). `gap` bytes lie between rows (any alignment results);
+ * `backwards` gives a negative stride. */
+sae_rows rows_make(void **block, const float *x, sae_dtype dtype, int64_t n, int32_t d, size_t gap, bool backwards);
+void rows_load(float *x, const sae_rows *rows, int32_t d);
+sae_rows rows_plain(const float *x, int64_t n, int32_t d);
+
+/* ---- an allocator that counts, checks sizes on the way back, paints, and fails when told ---- */
+
+typedef struct heap {
+    atomic_long asked;       /* allocations asked for so far */
+    atomic_long live_blocks; /* given and not yet taken back */
+    atomic_long live_bytes;
+    atomic_long fail_at;     /* number of the allocation that fails, from 0; -1 = none */
+    atomic_bool persistent;  /* every later one fails too */
+    atomic_long failed;
+} heap;
+
+void heap_init(heap *h);
+void *heap_alloc(void *user, size_t bytes, size_t align);
+void heap_free(void *user, void *p, size_t bytes, size_t align);
+
+/* ---- runners: every order that the contract of sae_run_fn allows ---- */
+
+int32_t run_forwards(void *user, void *job, sae_task task, uint32_t n);
+int32_t run_backwards(void *user, void *job, sae_task task, uint32_t n);
+int32_t run_shuffled(void *user, void *job, sae_task task, uint32_t n);     /* the worker changes too: max_workers >= 3 */
+int32_t run_thread_each(void *user, void *job, sae_task task, uint32_t n);  /* one thread per task, THREADS_AT_ONCE under way */
+enum { THREADS_AT_ONCE = 4 };
+
+/* Runs half of the tasks and fails, unless *(int *)user > 0, which is then counted down and the run succeeds. */
+int32_t run_failing(void *user, void *job, sae_task task, uint32_t n);
+
+/* An env, or the end of the test. h and run may be NULL. */
+sae_env *env_make(heap *h, sae_isa isa, sae_run_fn run, void *run_user, uint32_t max_workers);
+
+/* Every instruction set of this processor; returns how many. */
+size_t isas_available(sae_isa out[8]);
+
+/* ---- seeded models in memory ---- */
+
+typedef struct planted {
+    sae_weights weights;  /* as sae_model_create takes it */
+    float *enc, *dec;     /* by feature: [d_sae][d_in], [d_sae][d_out] */
+    float *b_enc, *b_dec, *threshold, *b_gate, *b_mag, *r_mag;
+    void *blocks[2];      /* what w_enc and w_dec point into, at odd addresses */
+} planted;
+
+/* Fill shape.arch, dtype, flags, d_in, d_sae, d_out, k, norm, norm_scaling_factor; struct_size and the pointers are set here. Models of
+ * one seed and one set of sizes have the same values whatever dtype and layout. */
+void planted_make(planted *p, sae_weights shape, uint64_t seed);
+void planted_free(planted *p);
+sae_model *planted_model(const planted *p, sae_env *env);
+
+/* Rows [n][d_in] of a seed: mixtures of the model's own directions and noise. Exact in every dtype. */
+float *planted_rows(const planted *p, int64_t n, uint64_t seed);
+
+/* ---- answers in plain C ---- */
+
+/* To the bit, by the contract's words: fmaf chains in index order. dense [d_sae], pre [d_sae] may be NULL; scale and shift un-normalise. */
+void answer_encode(const planted *p, const float *x, float *dense, float *pre, float *scale, float *shift);
+void answer_decode(const planted *p, const float *dense, float scale, float shift, float *y);
+
+/* In double from the formulas of sae/model.h: pre-activations, and codes. */
+void answer_encode_double(const planted *p, const float *x, double *dense, double *pre);
+void answer_decode_double(const planted *p, const double *dense, const float *x, double *y);
+
+/* ---- codes with room ---- */
+
+sae_codes codes_make(int64_t n_rows, int64_t capacity, bool with_norm);
+void codes_free(sae_codes *codes);
+
+/* Encodes, ends the test unless SAE_OK; the codes fit exactly. */
+sae_codes codes_of(sae_ctx *ctx, const sae_rows *x);
+bool codes_same(const sae_codes *a, const sae_codes *b);
+
+sae_ctx *ctx_make(sae_model *model, int32_t max_rows);
+
+#endif

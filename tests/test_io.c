@@ -1,0 +1,1015 @@
+/* The readers: JSON, safetensors, SAELens folders; every published fixture, every defect by its own sentence. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/io.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "io/sort.h"
+#include "support/checkpoint.h"
+
+/* ---- a host that counts what it gives, and may fail once ---- */
+
+static long live_bytes, n_allocs, failing;
+
+static void *counting_alloc(void *user, size_t bytes, size_t align)
+{
+    void *p = NULL;
+    (void)user;
+    if (n_allocs++ == failing || posix_memalign(&p, align, bytes))
+        return NULL;
+    live_bytes += (long)bytes;
+    return p;
+}
+
+static void counting_free(void *user, void *p, size_t bytes, size_t align)
+{
+    (void)user;
+    (void)align;
+    live_bytes -= (long)bytes;
+    free(p);
+}
+
+static saei_host host;
+
+static void setup(void)
+{
+    host = (saei_host){.alloc = counting_alloc, .dealloc = counting_free};
+    saei_host_defaults(&host);
+    live_bytes = n_allocs = 0;
+    failing = -1;
+}
+
+static void teardown(void)
+{
+    ck_assert_int_eq(live_bytes, 0);
+}
+
+static sae_error err;
+
+static void expect(sae_status got, sae_status want, const char *sentence, const char *what)
+{
+    ck_assert_msg(got == want && (!want || strstr(err.text, sentence)), "%s: %s \"%s\", expected %s \"%s\"", what, sae_status_name(got),
+                  got ? err.text : "", sae_status_name(want), sentence);
+}
+
+/* Opens `path`, which must fail so and leave nothing behind. */
+static void refuse(const char *path, const sae_open_options *opt, sae_status want, const char *sentence, const char *what)
+{
+    static const sae_open_options none;
+    saei_parts parts;
+    memset(&parts, 0xa5, sizeof parts);
+    memset(&err, 0, sizeof err);
+    expect(saei_parts_open(&parts, &host, path, opt ? opt : &none, &err), want, sentence, what);
+    ck_assert(!parts.file.data && parts.file.fd == -1 && !parts.b_dec && !parts.config && !parts.n_warnings);
+    ck_assert_int_eq(live_bytes, 0);
+}
+
+static void open_good(saei_parts *parts, const char *path, const sae_open_options *opt)
+{
+    static const sae_open_options none;
+    memset(&err, 0, sizeof err);
+    const sae_status status = saei_parts_open(parts, &host, path, opt ? opt : &none, &err);
+    ck_assert_msg(status == SAE_OK, "%s: %s", path, err.text);
+}
+
+/* ---- sort ---- */
+
+static int by_value(const void *arg, uint32_t a, uint32_t b)
+{
+    const int *v = arg;
+    return (v[a] > v[b]) - (v[a] < v[b]);
+}
+
+START_TEST(sorting)
+{
+    int v[200];
+    uint32_t ids[200], seed = 1;
+    for (uint32_t n = 0; n <= 200; n += n < 10 ? 1 : 19) {
+        for (uint32_t i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            v[i] = (int)(seed >> 24);
+            ids[i] = i;
+        }
+        saei_sort(ids, n, by_value, v);
+        for (uint32_t i = 1; i < n; i++)
+            ck_assert_int_le(v[ids[i - 1]], v[ids[i]]);
+        long sum = 0; /* still a permutation */
+        for (uint32_t i = 0; i < n; i++)
+            sum += ids[i];
+        ck_assert_int_eq(sum, (long)n * ((long)n - 1) / 2);
+    }
+}
+END_TEST
+
+/* ---- JSON ---- */
+
+static sae_status parse(saei_json *json, const char *text)
+{
+    memset(&err, 0, sizeof err);
+    return saei_json_parse(json, &host, text, strlen(text), "t", &err);
+}
+
+START_TEST(json_values)
+{
+    saei_json json;
+    ck_assert_int_eq(parse(&json, " {\"a\": [1, -2, 0, 9223372036854775807, -9223372036854775808, 9223372036854775808, 1.5, 1e3, -0.0],\n"
+                                  "\"s\": \"\\u0041\\n\\\\\\/\\\"\\ud83d\\ude00\xc3\xa9\", \"\": null, \"o\": {\"t\": true, \"f\": false},"
+                                  "\"n\": [NaN, Infinity, -Infinity], \"e\": [], \"z\": {}} "),
+                     SAE_OK);
+    const saei_json_value *v = json.v;
+    const uint32_t a = saei_json_member(&json, 0, "a");
+    ck_assert_uint_eq(v[0].n, 7);
+    ck_assert_uint_eq(v[0].next, json.n);
+    ck_assert_uint_eq(v[a].n, 9);
+    const int64_t want[] = {1, -2, 0, INT64_MAX, INT64_MIN};
+    for (uint32_t i = 0; i < 9; i++) {
+        ck_assert_uint_eq(v[a + 1 + i].type, i < 5 ? SAEI_JSON_INTEGER : SAEI_JSON_NUMBER);
+        if (i < 5)
+            ck_assert_int_eq(v[a + 1 + i].integer, want[i]);
+    }
+    ck_assert_str_eq(saei_json_string(&json, saei_json_member(&json, 0, "s")), "A\n\\/\"\xf0\x9f\x98\x80\xc3\xa9");
+    ck_assert_uint_eq(saei_json_member(&json, 0, ""), 0); /* null is absent */
+    ck_assert_uint_eq(saei_json_member(&json, 0, "nothing"), 0);
+    ck_assert_uint_eq(saei_json_member(&json, a, "a"), 0); /* not an object */
+    const uint32_t o = saei_json_member(&json, 0, "o");
+    ck_assert_uint_eq(v[saei_json_member(&json, o, "t")].type, SAEI_JSON_TRUE);
+    ck_assert_uint_eq(v[saei_json_member(&json, o, "f")].type, SAEI_JSON_FALSE);
+    ck_assert_ptr_null(saei_json_string(&json, o));
+    ck_assert_uint_eq(v[saei_json_member(&json, 0, "n")].n, 3);
+    ck_assert_uint_eq(v[saei_json_member(&json, 0, "e")].n, 0);
+    ck_assert_str_eq(saei_json_type_name(&json, saei_json_member(&json, 0, "z")), "an object");
+    saei_json_free(&json, &host);
+}
+END_TEST
+
+static const struct {
+    const char *text, *sentence;
+} bad_json[] = {
+    {"", "line 1, column 1: the text ends where a value is expected"},
+    {"{\n\"a\": 1,\n}", "line 3, column 1: a key in quotes"},
+    {"[1,]", "line 1, column 4: a value is expected"},
+    {"[1 2]", "line 1, column 4: ',' or ']' is expected"},
+    {"{\"a\" 1}", "line 1, column 6: ':' is expected"},
+    {"{\"a\":1", "the text ends too early"},
+    {"{\"a\":1 \"b\":2}", "',' or '}' is expected"},
+    {"{a:1}", "a key in quotes"},
+    {"[1}", "',' or ']' is expected"},
+    {"1 2", "text after the end"},
+    {"01", "not a number"},
+    {"-", "not a number"},
+    {"1.", "not a number"},
+    {"1e", "not a number"},
+    {".5", "a value is expected"},
+    {"tru", "a value is expected"},
+    {"\"abc", "ends inside a string"},
+    {"\"a\nb\"", "a control character"},
+    {"\"\\x\"", "unknown escape"},
+    {"\"\\u12g4\"", "four hex digits"},
+    {"\"\\ud800x\"", "half a surrogate pair"},
+    {"\"\\ud800\\u0041\"", "half a surrogate pair"},
+    {"\"\\udc00\"", "half a surrogate pair"},
+    {"\"\\u0000\"", "the character NUL"},
+    {"\"\xc3\xa9\xff\"", "line 1, column 3: a byte that is not UTF-8"},
+    {"\"\xc0\xaf\"", "not UTF-8"},         /* overlong */
+    {"\"\xed\xa0\x80\"", "not UTF-8"},     /* a surrogate */
+    {"\"\xf4\x90\x80\x80\"", "not UTF-8"}, /* above U+10FFFF */
+    {"\"\xe2\x82", "not UTF-8"},           /* cut */
+    {"\xef\xbb\xbf{}", "a value is expected"},
+    {"{\"a\":1,\n \"b\":2, \"a\":3}", "the key \"a\" twice, again at line 2, column 9"},
+    {"[{\"x\":{\"k\":1,\"\\u006b\":2}}]", "the key \"k\" twice"},
+};
+
+START_TEST(json_defects)
+{
+    saei_json json;
+    const char *text = bad_json[_i].text;
+    expect(parse(&json, text), SAE_E_FORMAT, bad_json[_i].sentence, text);
+    ck_assert_ptr_null(json.v);
+    ck_assert_ptr_null(json.strings);
+}
+END_TEST
+
+START_TEST(json_limits)
+{
+    saei_json json;
+    char nested[2 * SAEI_JSON_DEPTH + 3] = "";
+    memset(nested, '[', SAEI_JSON_DEPTH);
+    memset(nested + SAEI_JSON_DEPTH, ']', SAEI_JSON_DEPTH);
+    ck_assert_int_eq(parse(&json, nested), SAE_OK);
+    ck_assert_uint_eq(json.n, SAEI_JSON_DEPTH);
+    saei_json_free(&json, &host);
+    memset(nested, '[', SAEI_JSON_DEPTH + 1);
+    memset(nested + SAEI_JSON_DEPTH + 1, ']', SAEI_JSON_DEPTH + 1);
+    expect(parse(&json, nested), SAE_E_FORMAT, "inside each other", "depth");
+    const size_t n = SAEI_JSON_VALUES, bytes = 2 * n + 2;
+    char *wide = malloc(bytes);
+    ck_assert_ptr_nonnull(wide);
+    for (size_t i = 0; i < bytes; i++)
+        wide[i] = i % 2 ? '0' : ',';
+    wide[0] = '[';
+    wide[bytes - 2] = ']';
+    wide[bytes - 1] = ' ';
+    memset(&err, 0, sizeof err);
+    expect(saei_json_parse(&json, &host, wide, bytes, "t", &err), SAE_E_FORMAT, "more values", "values");
+    wide[bytes - 3] = ' '; /* one value less: the array and n - 1 numbers */
+    wide[bytes - 4] = ' ';
+    ck_assert_int_eq(saei_json_parse(&json, &host, wide, bytes, "t", &err), SAE_OK);
+    saei_json_free(&json, &host);
+    free(wide);
+}
+END_TEST
+
+/* A prefix of a good text is never read as good, and nothing behind `bytes` is touched (the copy ends where its memory does). */
+START_TEST(json_prefixes)
+{
+    static const char text[] = "{\"a\": [1.5e+3, \"\\ud83d\\ude00\xc3\xa9\", {\"b\": -12, \"c\": [true, null]}], \"d\": \"x\\n\"}";
+    saei_json json;
+    for (size_t n = 0; n < sizeof text - 1; n++) {
+        char *copy = malloc(n + !n);
+        ck_assert_ptr_nonnull(copy);
+        memcpy(copy, text, n);
+        ck_assert_int_eq(saei_json_parse(&json, &host, copy, n, "t", &err), SAE_E_FORMAT);
+        free(copy);
+    }
+}
+END_TEST
+
+START_TEST(shown_names)
+{
+    char out[SAEI_SHOWN];
+    ck_assert_str_eq(saei_show(out, "W_\x1b[2J\n"), "W_?[2J?");
+    ck_assert_str_eq(saei_show(out, "123456789012345678901234567890123456789012345"), "12345678901234567890123456789012345678901234...");
+    ck_assert_str_eq(saei_show(out, "1234567890123456789012345678901234567890123\xc3\xa9z"), "1234567890123456789012345678901234567890123.."
+                                                                                             ".");
+}
+END_TEST
+
+/* ---- safetensors ---- */
+
+static sae_status read_container(saei_safetensors *st, const char *header, size_t data_bytes)
+{
+    static unsigned char bytes[1 << 14];
+    const size_t n = strlen(header);
+    memset(bytes, 0, sizeof bytes);
+    for (size_t i = 0; i < 8; i++)
+        bytes[i] = (unsigned char)(n >> 8 * i);
+    memcpy(bytes + 8, header, n);
+    const saei_file file = {bytes, 8 + n + data_bytes, -1, false};
+    memset(&err, 0, sizeof err);
+    return saei_safetensors_read(st, &host, &file, "f", &err);
+}
+
+START_TEST(container)
+{
+    saei_safetensors st;
+    /* JSON order is not data order; an empty tensor lies between two; a scalar has no dimensions; small types count in bits. */
+    ck_assert_int_eq(read_container(&st,
+                                    "{\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[16,28]},\"__metadata__\":{\"x\":\"y\"},"
+                                    "\"e\":{\"dtype\":\"F32\",\"shape\":[0,4],\"data_offsets\":[16,16]},"
+                                    "\"a\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[0,16]},"
+                                    "\"q\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[36,38]},"
+                                    "\"s\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[28,36]}}  ",
+                                    38),
+                     SAE_OK);
+    ck_assert_uint_eq(st.n, 5);
+    const saei_st_tensor *b = saei_safetensors_find(&st, "b"), *s = saei_safetensors_find(&st, "s");
+    ck_assert(b && s && saei_safetensors_find(&st, "e"));
+    ck_assert_ptr_null(saei_safetensors_find(&st, "__metadata__"));
+    ck_assert_int_eq(b->dtype, SAE_BF16);
+    ck_assert(b->n_dims == 2 && b->shape[0] == 2 && b->shape[1] == 3 && b->bytes == 12);
+    ck_assert_int_eq(s->dtype, 0);
+    ck_assert_str_eq(s->dtype_name, "F64");
+    ck_assert(s->n_dims == 0 && s->offset == b->offset + 12);
+    saei_safetensors_free(&st, &host);
+    ck_assert_int_eq(read_container(&st, "{}", 0), SAE_OK);
+    ck_assert_uint_eq(st.n, 0);
+    saei_safetensors_free(&st, &host);
+}
+END_TEST
+
+#define ENTRY(dtype, shape, begin, end) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
+
+static const struct {
+    const char *header;
+    size_t data_bytes;
+    sae_status status;
+    const char *sentence;
+} bad_containers[] = {
+    {"[]", 0, SAE_E_FORMAT, "is an array, not an object"},
+    {"{", 0, SAE_E_FORMAT, "the header of f is not valid JSON: line 1, column 2"},
+    {"{\"__metadata__\":{\"a\":1}}", 0, SAE_E_FORMAT, "__metadata__ is not an object of strings"},
+    {"{\"a\":7}", 0, SAE_E_FORMAT, "\"a\" is described by an integer"},
+    {"{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, SAE_E_FORMAT, "\"a\" has no dtype"},
+    {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, SAE_E_FORMAT, "\"a\" has no shape"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, SAE_E_FORMAT, "\"a\" has no data_offsets"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", 4, SAE_E_FORMAT, "\"a\" has no data_offsets of two"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4.0]}}", 4, SAE_E_FORMAT, "\"a\" has no data_offsets of two"},
+    {"{\"a\":" ENTRY("f32", "[1]", 0, 4) "}", 4, SAE_E_UNSUPPORTED, "\"a\" has dtype \"f32\", which is not known"},
+    {"{\"a\":" ENTRY("F32", "[1.0]", 0, 4) "}", 4, SAE_E_FORMAT, "\"a\" has a number as dimension 0"},
+    {"{\"a\":" ENTRY("F32", "[18446744073709551616]", 0, 4) "}", 4, SAE_E_FORMAT, "\"a\" has a number as dimension 0"},
+    {"{\"a\":" ENTRY("F32", "[2,-1]", 0, 4) "}", 4, SAE_E_FORMAT, "\"a\" has the negative dimension -1"},
+    {"{\"a\":" ENTRY("F32", "[4294967296,4294967296]", 0, 0) "}", 0, SAE_E_FORMAT, "\"a\" has a shape of more elements"},
+    {"{\"a\":" ENTRY("F32", "[4294967296,4294967296,0]", 0, 0) "}", 0, SAE_E_FORMAT, "\"a\" has a shape of more elements"},
+    {"{\"a\":" ENTRY("F64", "[9223372036854775807]", 0, 8) "}", 8, SAE_E_FORMAT, "\"a\" has a shape of more elements"},
+    {"{\"a\":" ENTRY("F4", "[3]", 0, 1) "}", 1, SAE_E_FORMAT, "does not fill its last byte"},
+    {"{\"a\":" ENTRY("F32", "[1]", 4, 0) "}", 4, SAE_E_FORMAT, "\"a\" has data_offsets 4 to 0, which is no range"},
+    {"{\"a\":" ENTRY("F32", "[1]", -4, 0) "}", 4, SAE_E_FORMAT, "which is no range"},
+    {"{\"a\":" ENTRY("F32", "[2]", 0, 4) "}", 4, SAE_E_FORMAT, "\"a\" needs 8 bytes by its shape and dtype, its data_offsets hold 4"},
+    {"{\"a\":" ENTRY("F32", "[2]", 0, 8) "}", 7, SAE_E_FORMAT, "\"a\" ends at byte 8 of the data, but the file holds 7"},
+    {"{\"a\":" ENTRY("F32", "[2]", 0, 8) ",\"b\":" ENTRY("F32", "[2]", 4, 12) "}", 12, SAE_E_FORMAT, "\"a\" and \"b\" overlap"},
+    {"{\"b\":" ENTRY("F32", "[2]", 0, 8) ",\"a\":" ENTRY("F32", "[2]", 0, 8) "}", 8, SAE_E_FORMAT, "overlap"},
+    {"{\"a\":" ENTRY("F32", "[1]", 0, 4) ",\"b\":" ENTRY("F32", "[1]", 8, 12) "}", 12, SAE_E_FORMAT,
+     "a hole before tensor \"b\": bytes 4 to 8"},
+    {"{\"a\":" ENTRY("F32", "[1]", 4, 8) "}", 8, SAE_E_FORMAT, "a hole before tensor \"a\": bytes 0 to 4"},
+    {"{\"a\":" ENTRY("F32", "[1]", 0, 4) "}", 7, SAE_E_FORMAT, "3 bytes follow the last tensor"},
+    {"{}", 1, SAE_E_FORMAT, "1 bytes follow the last tensor"},
+    {"{\"a\":" ENTRY("F32", "[1]", 0, 4) ",\"a\":" ENTRY("F32", "[1]", 4, 8) "}", 8, SAE_E_FORMAT, "has the key \"a\" twice"},
+};
+
+START_TEST(container_defects)
+{
+    saei_safetensors st;
+    expect(read_container(&st, bad_containers[_i].header, bad_containers[_i].data_bytes), bad_containers[_i].status,
+           bad_containers[_i].sentence, bad_containers[_i].header);
+    ck_assert_ptr_null(st.tensors);
+}
+END_TEST
+
+/* ---- published fixtures ---- */
+
+static const struct {
+    const char *name;
+    sae_arch arch;
+    sae_dtype dtype;
+    int32_t d_in, d_sae, k;
+    sae_norm norm;
+    bool b_dec, rescale;
+    const char *stored; /* architecture as stored */
+} good[] = {
+    {"batchtopk_saved_as_jumprelu", SAE_JUMPRELU, SAE_F32, 37, 131, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"gated", SAE_GATED, SAE_F32, 37, 131, 0, SAE_NORM_NONE, true, false, "gated"},
+    {"jumprelu_expected_average_only_in", SAE_JUMPRELU, SAE_F32, 37, 131, 0, SAE_NORM_SCALE, false, false, "jumprelu"},
+    {"jumprelu_f32", SAE_JUMPRELU, SAE_F32, 37, 131, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"jumprelu_fp16", SAE_JUMPRELU, SAE_F16, 48, 192, 0, SAE_NORM_NONE, false, false, "jumprelu"},
+    {"jumprelu_negative_thresholds", SAE_JUMPRELU, SAE_F32, 24, 97, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"jumprelu_training_checkpoint_bf16", SAE_JUMPRELU, SAE_BF16, 37, 131, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"matryoshka_batchtopk_saved_as_jumprelu", SAE_JUMPRELU, SAE_F32, 33, 131, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"standard_bf16", SAE_STANDARD, SAE_BF16, 37, 131, 0, SAE_NORM_NONE, true, false, "standard"},
+    {"standard_constant_norm_rescale", SAE_STANDARD, SAE_F32, 37, 96, 0, SAE_NORM_CONSTANT, true, false, "standard"},
+    {"standard_expected_average_only_in", SAE_STANDARD, SAE_F32, 37, 131, 0, SAE_NORM_SCALE, true, false, "standard"},
+    {"standard_hook_z", SAE_STANDARD, SAE_F32, 36, 131, 0, SAE_NORM_NONE, true, false, "standard"},
+    {"standard_layer_norm", SAE_STANDARD, SAE_F32, 37, 131, 0, SAE_NORM_LAYER, true, false, "standard"},
+    {"standard_no_b_dec", SAE_STANDARD, SAE_F32, 32, 128, 0, SAE_NORM_NONE, false, false, "standard"},
+    {"standard_relu", SAE_STANDARD, SAE_F32, 37, 131, 0, SAE_NORM_NONE, true, false, "standard"},
+    {"topk", SAE_TOPK, SAE_F32, 37, 131, 7, SAE_NORM_NONE, true, false, "topk"},
+    {"topk_k_over_positive", SAE_TOPK, SAE_F32, 20, 67, 60, SAE_NORM_NONE, true, false, "topk"},
+    {"topk_rescale_by_decoder_norm", SAE_TOPK, SAE_F32, 37, 131, 9, SAE_NORM_NONE, true, true, "topk"},
+    {"v5_layout_jumprelu", SAE_JUMPRELU, SAE_F32, 37, 131, 0, SAE_NORM_NONE, true, false, "jumprelu"},
+    {"v5_layout_topk_by_activation_fn", SAE_TOPK, SAE_F32, 37, 131, 8, SAE_NORM_NONE, true, false, "standard"},
+};
+
+static const char *golden(const char *folder, const char *name, const char *file)
+{
+    static char path[300];
+    snprintf(path, sizeof path, "tests/golden/%s/%s%s", folder, name, file);
+    return path;
+}
+
+static void check_texts(const saei_parts *p, const char *stored, bool old)
+{
+    ck_assert_str_eq(p->format, "saelens");
+    ck_assert_str_eq(p->format_version, old ? "" : "6.54.12");
+    ck_assert_str_eq(p->architecture, stored);
+    ck_assert_str_eq(p->model_name, "tiny");
+    ck_assert_ptr_nonnull(strstr(p->hook_name, "blocks.1."));
+    ck_assert_ptr_nonnull(strstr(p->path, "/sae_weights.safetensors"));
+    ck_assert_int_eq(p->config[0], '{');
+}
+
+START_TEST(fixtures)
+{
+    saei_parts p;
+    open_good(&p, golden("saelens", good[_i].name, _i % 2 ? "" : "/sae_weights.safetensors"), NULL);
+    ck_assert_int_eq(p.arch, good[_i].arch);
+    ck_assert_int_eq(p.norm, good[_i].norm);
+    ck_assert_float_eq(p.norm_scaling_factor, 1.0f);
+    ck_assert(p.d_in == good[_i].d_in && p.d_sae == good[_i].d_sae && p.d_out == p.d_in && p.k == good[_i].k);
+    ck_assert_int_eq(p.apply_b_dec, good[_i].b_dec);
+    ck_assert_int_eq(p.rescale_by_decoder_norm, good[_i].rescale);
+    ck_assert(p.w_enc.m.dtype == good[_i].dtype && p.w_dec.m.dtype == good[_i].dtype);
+    ck_assert(p.w_enc.m.by_cols && p.w_enc.m.n == p.d_sae && p.w_enc.m.d == p.d_in);
+    ck_assert(!p.w_dec.m.by_cols && p.w_dec.m.n == p.d_sae && p.w_dec.m.d == p.d_out);
+    ck_assert_ptr_eq(p.w_enc.m.data, p.file.data + p.w_enc.offset);
+    ck_assert_ptr_eq(p.w_dec.m.data, p.file.data + p.w_dec.offset);
+    const bool gated = p.arch == SAE_GATED;
+    ck_assert(p.b_dec && !p.b_enc == gated && !p.b_gate != gated && !p.b_mag != gated && !p.r_mag != gated);
+    ck_assert(!p.threshold == (p.arch != SAE_JUMPRELU));
+    ck_assert_ptr_null(p.dec_scale);
+    ck_assert_int_eq(p.n_warnings, p.norm == SAE_NORM_SCALE);
+    if (p.n_warnings)
+        ck_assert_ptr_nonnull(strstr(p.warnings[0], "norm_scaling_factor"));
+    check_texts(&p, good[_i].stored, strncmp(good[_i].name, "v5", 2) == 0);
+    saei_parts_free(&p, &host);
+}
+END_TEST
+
+static const char *const refused[] = {
+    "abstopk", "matching_pursuit", "temporal", "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"};
+
+START_TEST(refused_by_name)
+{
+    char sentence[64];
+    snprintf(sentence, sizeof sentence, "architecture \"%s\" is not read by this version", refused[_i]);
+    refuse(golden("refused", refused[_i], ""), NULL, SAE_E_UNSUPPORTED, sentence, refused[_i]);
+}
+END_TEST
+
+static const struct {
+    const char *name;
+    sae_status status;
+    const char *sentence;
+} bad[] = {
+    {"sl_batchtopk_training_checkpoint", SAE_E_UNSUPPORTED, "save_inference_model"},
+    {"sl_cfg_invalid_utf8", SAE_E_FORMAT, "cfg.json is not valid JSON: line 1, column 61: a byte that is not UTF-8"},
+    {"sl_cfg_nested_100k", SAE_E_FORMAT,
+     "cfg.json is not valid JSON: line 1, column 65: more than 64 arrays and objects inside each other"},
+    {"sl_d_sae_mismatch", SAE_E_FORMAT, "W_enc has 20 columns, cfg.json says d_sae = 24"},
+    {"sl_inf_weight", SAE_E_FORMAT, "W_dec is inf at row"},
+    {"sl_integer_weights", SAE_E_UNSUPPORTED, "W_enc has dtype I64"},
+    {"sl_missing_W_dec", SAE_E_FORMAT, "no tensor W_dec, which a jumprelu SAE needs"},
+    {"sl_nan_weight", SAE_E_FORMAT, "W_enc is nan at row"},
+    {"sl_scaling_factor_not_ones", SAE_E_FORMAT, "scaling_factor is not all ones"},
+    {"sl_threshold_too_short", SAE_E_FORMAT, "threshold has 19 values, cfg.json says d_sae = 20"},
+    {"sl_transcoder_with_b_dec", SAE_E_FORMAT, "apply_b_dec_to_input = true, which a transcoder cannot have"},
+    {"sl_unknown_architecture", SAE_E_UNSUPPORTED, "architecture \"hyperbolic_sae\" is not known"},
+    {"sl_weights_empty", SAE_E_FORMAT, "the file has 0 bytes"},
+    {"sl_weights_is_a_directory", SAE_E_IO, "sae_weights.safetensors is a folder"},
+    {"st_duplicate_key.safetensors", SAE_E_FORMAT, "has the key \"a\" twice"},
+    {"st_header_length_2p63.safetensors", SAE_E_FORMAT, "the header claims 9223372036854775808 bytes, the format allows 100000000"},
+    {"st_header_longer_than_file.safetensors", SAE_E_FORMAT, "the header claims 2465 bytes, the file has only 2456 more"},
+    {"st_hole.safetensors", SAE_E_FORMAT, "a hole before tensor \"b\": bytes 32 to 48"},
+    {"st_negative_shape.safetensors", SAE_E_FORMAT, "\"a\" has the negative dimension -8"},
+    {"st_out_of_range.safetensors", SAE_E_FORMAT, "\"b\" ends at byte 4128 of the data, but the file holds 64"},
+    {"st_overlapping.safetensors", SAE_E_FORMAT, "\"a\" and \"b\" overlap: one ends at byte 32 of the data, the other begins at 16"},
+    {"st_shape_product_overflow.safetensors", SAE_E_FORMAT, "\"a\" has a shape of more elements"},
+    {"st_size_mismatch.safetensors", SAE_E_FORMAT, "\"a\" needs 28 bytes by its shape and dtype, its data_offsets hold 32"},
+    {"st_trailing_bytes.safetensors", SAE_E_FORMAT, "8 bytes follow the last tensor"},
+    {"st_truncated_in_data.safetensors", SAE_E_FORMAT, "\"threshold\" ends at byte 2128 of the data, but the file holds 2118"},
+    {"st_truncated_in_header.safetensors", SAE_E_FORMAT, "the header claims 328 bytes, the file has only 164 more"},
+    {"st_truncated_in_length.safetensors", SAE_E_FORMAT, "the file has 5 bytes"},
+    {"st_unknown_dtype.safetensors", SAE_E_UNSUPPORTED, "\"a\" has dtype \"F99\", which is not known"},
+};
+
+START_TEST(bad_files)
+{
+    refuse(golden("bad", bad[_i].name, ""), NULL, bad[_i].status, bad[_i].sentence, bad[_i].name);
+}
+END_TEST
+
+/* The table above leaves out nothing that the manifest lists. */
+START_TEST(manifest_is_covered)
+{
+    static char text[1 << 15];
+    saei_json json;
+    FILE *file = fopen(golden("bad", "manifest.json", ""), "r");
+    ck_assert_ptr_nonnull(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    ck_assert_msg(parse(&json, text) == SAE_OK, "%s", err.text);
+    const uint32_t entries = saei_json_member(&json, 0, "entries");
+    ck_assert_uint_eq(json.v[entries].n, sizeof bad / sizeof *bad);
+    for (uint32_t i = entries + 1; i < json.v[entries].next; i = json.v[i].next) {
+        const char *path = saei_json_string(&json, saei_json_member(&json, i, "path"));
+        bool listed = false;
+        for (size_t j = 0; j < sizeof bad / sizeof *bad; j++)
+            listed = listed || strcmp(path, bad[j].name) == 0;
+        ck_assert_msg(listed, "%s is not tested", path);
+    }
+    saei_json_free(&json, &host);
+}
+END_TEST
+
+/* The bare containers once more, behind a good cfg.json, mapped and copied. */
+START_TEST(bad_containers_in_folders)
+{
+    static const char config[] = "{\"architecture\":\"jumprelu\",\"d_in\":12,\"d_sae\":20,\"metadata\":{\"sae_lens_version\":\"6.54.12\"}}";
+    static char bytes[1 << 14];
+    if (strncmp(bad[_i].name, "st_", 3) != 0)
+        return;
+    FILE *file = fopen(golden("bad", bad[_i].name, ""), "rb");
+    ck_assert_ptr_nonnull(file);
+    const size_t n = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    checkpoint c;
+    checkpoint_begin(&c);
+    checkpoint_file(&c, "sae_weights.safetensors", bytes, n);
+    checkpoint_file(&c, "cfg.json", config, strlen(config));
+    for (int32_t copy = SAE_DEFAULT; copy <= SAE_YES; copy++) {
+        const sae_open_options opt = {.copy = copy};
+        refuse(c.dir, &opt, bad[_i].status, bad[_i].sentence, bad[_i].name);
+    }
+    checkpoint_end(&c);
+}
+END_TEST
+
+/* ---- places ---- */
+
+START_TEST(places)
+{
+    static const struct {
+        const char *file, *format;
+    } others[] = {{"params.npz", "a Gemma Scope checkpoint"},
+                  {"ae.pt", "a dictionary_learning checkpoint"},
+                  {"sae.safetensors", "a sparsify checkpoint"},
+                  {"hyperparams.json", "a Llama Scope checkpoint"},
+                  {"config.yaml", "a circuit-tracer transcoder"},
+                  {"params.safetensors", "a Gemma Scope 2 checkpoint"},
+                  {"latest_ckpt.safetensors", "a temporal SAE"},
+                  {"sae_weights.dcp", "a llamascopium checkpoint"},
+                  {"config.json", "llamascopium or dictionary_learning"}};
+    static const char *const files[] = {"x.pt", "x.npz", "x.gguf", "x.txt"};
+    static const char *const file_sentences[] = {"a torch file", "an npz file", "a GGUF file", "neither a folder nor a .safetensors file"};
+    checkpoint c;
+    char path[600];
+    checkpoint_begin(&c);
+    refuse(c.dir, NULL, SAE_E_IO, "neither cfg.json nor sae_weights.safetensors", "empty folder");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        checkpoint_file(&c, others[i].file, "", 0);
+        refuse(c.dir, NULL, SAE_E_UNSUPPORTED, others[i].format, others[i].file);
+        checkpoint_remove(&c, others[i].file);
+    }
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        checkpoint_file(&c, files[i], "", 0);
+        snprintf(path, sizeof path, "%s/%s", c.dir, files[i]);
+        refuse(path, NULL, SAE_E_UNSUPPORTED, file_sentences[i], files[i]);
+        checkpoint_remove(&c, files[i]);
+    }
+    checkpoint_file(&c, "cfg.json", "{}", 2);
+    refuse(c.dir, NULL, SAE_E_IO, "holds cfg.json but no sae_weights.safetensors", "no weights");
+    snprintf(path, sizeof path, "%s/cfg.json", c.dir);
+    refuse(path, NULL, SAE_E_UNSUPPORTED, "open the folder it lies in", "cfg.json");
+    checkpoint_remove(&c, "cfg.json");
+    checkpoint_write(&c, NULL);
+    refuse(c.dir, NULL, SAE_E_IO, "holds sae_weights.safetensors but no cfg.json", "no cfg");
+    refuse(c.path, NULL, SAE_E_IO, "weights without a cfg.json beside it", "bare");
+    snprintf(path, sizeof path, "%s/nothing", c.dir);
+    refuse(path, NULL, SAE_E_IO, "No such file", "missing");
+    refuse("", NULL, SAE_E_IO, "No such file", "empty path");
+    checkpoint_end(&c);
+}
+END_TEST
+
+/* ---- configurations ---- */
+
+enum { D_IN = 3, D_SAE = 4 };
+
+static void add_matrices(checkpoint *c)
+{
+    checkpoint_floats(c, "W_enc", "[3,4]", D_IN * D_SAE);
+    checkpoint_floats(c, "W_dec", "[4,3]", D_IN * D_SAE);
+    checkpoint_floats(c, "b_dec", "[3]", D_IN);
+}
+
+static void begin(checkpoint *c, sae_arch arch)
+{
+    checkpoint_begin(c);
+    add_matrices(c);
+    if (arch != SAE_GATED)
+        checkpoint_floats(c, "b_enc", "[4]", D_SAE);
+    if (arch == SAE_JUMPRELU)
+        checkpoint_floats(c, "threshold", "[4]", D_SAE);
+}
+
+#define SIZES "\"d_in\":3,\"d_sae\":4"
+#define V6 ",\"metadata\":{\"sae_lens_version\":\"6.0.0\",\"model_name\":\"m\",\"hook_name\":\"h\"}"
+
+/* What cfg.json may say for a file with W_enc, W_dec, b_enc and b_dec. */
+/* clang-format off */
+static const struct {
+    const char *config;
+    sae_open_options opt;
+    sae_arch arch;
+    sae_norm norm;
+    int32_t k;
+    float factor;
+    bool b_dec, rescale;
+    const char *hook;
+} configs[] = {
+    {"{" SIZES "}",
+     {0}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, true, false, ""},
+    {"{" SIZES ",\"hook_point\":\"p\",\"normalize_activations\":true}",
+     {0}, SAE_STANDARD, SAE_NORM_SCALE, 0, 1, true, false, "p"},
+    {"{" SIZES ",\"hook_name\":\"n\",\"hook_point\":\"p\",\"normalize_activations\":false}",
+     {0}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, true, false, "n"},
+    {"{" SIZES ",\"apply_b_dec_to_input\":false,\"activation_fn_str\":\"relu\",\"normalize_activations\":null}",
+     {0}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, false, false, ""},
+    {"{" SIZES ",\"activation_fn\":\"topk\",\"activation_fn_kwargs\":{\"k\":2}}",
+     {0}, SAE_TOPK, SAE_NORM_NONE, 2, 1, true, false, ""},
+    {"{" SIZES ",\"architecture\":\"topk\",\"activation_fn_kwargs\":{\"k\":3}}",
+     {0}, SAE_TOPK, SAE_NORM_NONE, 3, 1, true, false, ""},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":3,\"sae_lens_version\":\"5.9.1\"}",
+     {0}, SAE_TOPK, SAE_NORM_NONE, 3, 1, true, false, ""},
+    {"{" SIZES ",\"activation_fn_str\":\"topk\",\"activation_fn_kwargs\":{\"k\":2},\"sae_lens_version\":\"5.9.1\"}",
+     {0}, SAE_TOPK, SAE_NORM_NONE, 2, 1, true, false, ""},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":3,\"sae_lens_version\":\"6.1.0\",\"rescale_acts_by_decoder_norm\":true}",
+     {0}, SAE_TOPK, SAE_NORM_NONE, 3, 1, true, true, ""},
+    {"{" SIZES ",\"architecture\":\"standard\",\"activation_fn_str\":\"topk\",\"activation_fn_kwargs\":{\"k\":2}" V6 "}",
+     {0}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, true, false, "h"},
+    {"{" SIZES ",\"architecture\":\"standard\",\"normalize_activations\":\"layer_norm\",\"reshape_activations\":\"hook_z\"" V6 "}",
+     {0}, SAE_STANDARD, SAE_NORM_LAYER, 0, 1, true, false, "h"},
+    {"{" SIZES ",\"architecture\":\"standard\",\"normalize_activations\":\"expected_average_only_in\"" V6 "}",
+     {.norm_scaling_factor = 0.5f}, SAE_STANDARD, SAE_NORM_SCALE, 0, 0.5f, true, false, "h"},
+    {"{" SIZES ",\"architecture\":\"standard\"" V6 "}",
+     {.normalize_activations = "constant_norm_rescale", .apply_b_dec = SAE_NO, .d_in = 3, .d_out = 3},
+     SAE_STANDARD, SAE_NORM_CONSTANT, 0, 1, false, false, "h"},
+    {"{" SIZES ",\"architecture\":\"standard\",\"apply_b_dec_to_input\":false" V6 "}",
+     {.architecture = "topk", .k = 1, .apply_b_dec = SAE_YES}, SAE_TOPK, SAE_NORM_NONE, 1, 1, true, false, "h"},
+    {"{" SIZES V6 "}",
+     {.architecture = "standard"}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, true, false, "h"},
+    {"{" SIZES ",\"architecture\":\"temporal\"" V6 "}",
+     {.architecture = "standard"}, SAE_STANDARD, SAE_NORM_NONE, 0, 1, true, false, "h"},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":9" V6 "}",
+     {.k = 4}, SAE_TOPK, SAE_NORM_NONE, 4, 1, true, false, "h"},
+    {"{" SIZES ",\"activation_fn_str\":\"topk\"}",
+     {.k = 4}, SAE_TOPK, SAE_NORM_NONE, 4, 1, true, false, ""},
+};
+/* clang-format on */
+
+START_TEST(configurations)
+{
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_STANDARD);
+    checkpoint_write(&c, configs[_i].config);
+    open_good(&p, c.dir, &configs[_i].opt);
+    ck_assert_msg(p.arch == configs[_i].arch && p.norm == configs[_i].norm && p.k == configs[_i].k, "%s: arch %d norm %d k %d",
+                  configs[_i].config, (int)p.arch, (int)p.norm, (int)p.k);
+    ck_assert_float_eq(p.norm_scaling_factor, configs[_i].factor);
+    ck_assert_int_eq(p.apply_b_dec, configs[_i].b_dec);
+    ck_assert_int_eq(p.rescale_by_decoder_norm, configs[_i].rescale);
+    ck_assert_str_eq(p.hook_name, configs[_i].hook);
+    ck_assert_int_eq(p.n_warnings, p.norm == SAE_NORM_SCALE && p.norm_scaling_factor == 1.0f);
+    saei_parts_free(&p, &host);
+    checkpoint_end(&c);
+}
+END_TEST
+
+#define STANDARD "{" SIZES ",\"architecture\":\"standard\"" V6 "}"
+
+static const struct {
+    const char *config;
+    sae_open_options opt;
+    sae_status status;
+    const char *sentence;
+} bad_configs[] = {
+    {"[]", {0}, SAE_E_FORMAT, "cfg.json is an array, not an object"},
+    {"", {0}, SAE_E_FORMAT, "cfg.json is not valid JSON: line 1, column 1"},
+    {"{\"d_sae\":4}", {0}, SAE_E_FORMAT, "cfg.json has no d_in"},
+    {"{\"d_in\":3}", {0}, SAE_E_FORMAT, "cfg.json has no d_sae"},
+    {"{\"d_in\":3.0,\"d_sae\":4}", {0}, SAE_E_FORMAT, "d_in is a number, not a size"},
+    {"{\"d_in\":\"3\",\"d_sae\":4}", {0}, SAE_E_FORMAT, "d_in is a string, not a size"},
+    {"{\"d_in\":0,\"d_sae\":4}", {0}, SAE_E_FORMAT, "d_in = 0 is outside 1 .. 2147483647"},
+    {"{\"d_in\":3,\"d_sae\":4294967297}", {0}, SAE_E_FORMAT, "d_sae = 4294967297 is outside"},
+    {"{\"d_in\":3,\"d_sae\":5}", {0}, SAE_E_FORMAT, "W_enc has 4 columns, cfg.json says d_sae = 5"},
+    {"{\"d_in\":2,\"d_sae\":4}", {0}, SAE_E_FORMAT, "W_enc has 3 rows, cfg.json says d_in = 2"},
+    {"{" SIZES V6 "}", {0}, SAE_E_FORMAT, "cfg.json has no architecture"},
+    {"{" SIZES ",\"architecture\":3}", {0}, SAE_E_FORMAT, "architecture is an integer, not a string"},
+    {"{" SIZES ",\"architecture\":\"a\\u001bb\"}", {0}, SAE_E_UNSUPPORTED, "architecture \"a?b\" is not known"},
+    {"{" SIZES ",\"architecture\":\"matryoshka_batchtopk\"" V6 "}", {0}, SAE_E_UNSUPPORTED, "save_inference_model"},
+    {"{" SIZES ",\"activation_fn_str\":\"tanh-relu\"}", {0}, SAE_E_UNSUPPORTED, "activation_fn_str \"tanh-relu\" is not read"},
+    {"{" SIZES ",\"activation_fn_str\":\"topk\"}", {0}, SAE_E_FORMAT, "has no k"},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":5}", {0}, SAE_E_FORMAT, "cfg.json: k = 5 is outside 1 .. d_sae = 4"},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":0}", {0}, SAE_E_FORMAT, "k = 0 is outside"},
+    {"{" SIZES ",\"architecture\":\"topk\",\"k\":2.5}", {0}, SAE_E_FORMAT, "k is a number, not a size"},
+    {"{" SIZES ",\"apply_b_dec_to_input\":1}", {0}, SAE_E_FORMAT, "apply_b_dec_to_input is an integer, not true or false"},
+    {"{" SIZES ",\"normalize_activations\":\"covariance_whitening\"}",
+     {0},
+     SAE_E_UNSUPPORTED,
+     "normalize_activations \"covariance_whitening\""},
+    {"{" SIZES ",\"normalize_activations\":1}", {0}, SAE_E_FORMAT, "normalize_activations is an integer"},
+    {"{" SIZES ",\"reshape_activations\":\"hook_q\"}", {0}, SAE_E_UNSUPPORTED, "reshape_activations \"hook_q\""},
+    {"{" SIZES ",\"rescale_acts_by_decoder_norm\":true}", {0}, SAE_E_FORMAT, "rescale_acts_by_decoder_norm = true for a standard SAE"},
+    {"{" SIZES ",\"architecture\":\"jumprelu\"}", {0}, SAE_E_FORMAT, "no tensor threshold, which a jumprelu SAE needs"},
+    {"{" SIZES ",\"architecture\":\"gated\"}", {0}, SAE_E_FORMAT, "no tensor b_gate, which a gated SAE needs"},
+    {STANDARD, {.architecture = "relu"}, SAE_E_ARG, "the option architecture = \"relu\""},
+    {STANDARD, {.normalize_activations = "l2"}, SAE_E_ARG, "the option normalize_activations = \"l2\""},
+    {STANDARD, {.norm_scaling_factor = 2.0f}, SAE_E_ARG, "the option norm_scaling_factor is for"},
+    {STANDARD,
+     {.norm_scaling_factor = -2.0f, .normalize_activations = "expected_average_only_in"},
+     SAE_E_ARG,
+     "must be finite and greater"},
+    {STANDARD, {.k = 2}, SAE_E_ARG, "the option k = 2 is for top-k SAEs, this one is standard"},
+    {STANDARD, {.k = 5, .architecture = "topk"}, SAE_E_ARG, "the option k = 5 is outside 1 .. d_sae = 4"},
+    {STANDARD, {.k = -1}, SAE_E_ARG, "sae_open_options.k = -1"},
+    {STANDARD, {.apply_b_dec = 3}, SAE_E_ARG, "sae_open_options.apply_b_dec = 3 is outside 0 .. 2"},
+    {STANDARD, {.copy = 3}, SAE_E_ARG, "sae_open_options.copy = 3"},
+    {STANDARD, {.check = -1}, SAE_E_ARG, "sae_open_options.check = -1"},
+    {STANDARD, {.d_in = 4}, SAE_E_SHAPE, "cfg.json says d_in = 3, the caller expects d_in = 4"},
+    {STANDARD, {.d_out = 4}, SAE_E_SHAPE, "d_out = d_in = 3, the caller expects d_out = 4"},
+};
+
+START_TEST(configuration_defects)
+{
+    checkpoint c;
+    begin(&c, SAE_STANDARD);
+    checkpoint_write(&c, bad_configs[_i].config);
+    refuse(c.dir, &bad_configs[_i].opt, bad_configs[_i].status, bad_configs[_i].sentence, bad_configs[_i].config);
+    checkpoint_end(&c);
+}
+END_TEST
+
+START_TEST(config_too_long)
+{
+    const size_t n = (16 << 20) + 1;
+    checkpoint c;
+    begin(&c, SAE_STANDARD);
+    checkpoint_write(&c, STANDARD);
+    char *spaces = malloc(n);
+    ck_assert_ptr_nonnull(spaces);
+    memset(spaces, ' ', n);
+    checkpoint_file(&c, "cfg.json", spaces, n);
+    free(spaces);
+    refuse(c.dir, NULL, SAE_E_FORMAT, "16777217 bytes, more than the 16777216", "long cfg.json");
+    checkpoint_end(&c);
+}
+END_TEST
+
+/* ---- tensors ---- */
+
+START_TEST(mixed_dtypes)
+{
+    /* 1, -2, 0.5, 65504 (the largest f16) and a bf16 vector */
+    static const uint16_t f16[D_SAE] = {0x3c00, 0xc000, 0x3800, 0x7bff}, bf16[D_IN] = {0x3f80, 0xc000, 0x3f00};
+    static const uint16_t enc[D_IN * D_SAE] = {0x3c00};
+    checkpoint c;
+    saei_parts p;
+    checkpoint_begin(&c);
+    checkpoint_tensor(&c, "b_dec", "BF16", "[3]", bf16, sizeof bf16);
+    checkpoint_tensor(&c, "W_enc", "F16", "[3,4]", enc, sizeof enc);
+    checkpoint_tensor(&c, "b_enc", "F16", "[4]", f16, sizeof f16);
+    checkpoint_floats(&c, "W_dec", "[4,3]", D_IN * D_SAE);
+    checkpoint_write(&c, "{" SIZES "}");
+    for (int32_t copy = SAE_YES; copy <= SAE_NO; copy++) {
+        const sae_open_options opt = {.copy = copy};
+        open_good(&p, c.path, &opt);
+        ck_assert_int_eq(p.file.mapped, copy == SAE_NO);
+        ck_assert(p.w_enc.m.dtype == SAE_F16 && p.w_dec.m.dtype == SAE_F32);
+        const float want_enc[] = {1.0f, -2.0f, 0.5f, 65504.0f}, want_dec[] = {1.0f, -2.0f, 0.5f};
+        ck_assert_mem_eq(p.b_enc, want_enc, sizeof want_enc);
+        ck_assert_mem_eq(p.b_dec, want_dec, sizeof want_dec);
+        saei_parts_free(&p, &host);
+    }
+    checkpoint_end(&c);
+}
+END_TEST
+
+START_TEST(log_threshold)
+{
+    const float logs[D_SAE] = {0.0f, -1.5f, 2.0f, -90.0f}, huge[D_SAE] = {0.0f, 0.0f, 89.0f, 0.0f};
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_STANDARD);
+    checkpoint_tensor(&c, "log_threshold", "F32", "[4]", logs, sizeof logs);
+    checkpoint_write(&c, "{" SIZES ",\"architecture\":\"jumprelu\"}");
+    open_good(&p, c.dir, NULL);
+    for (int i = 0; i < D_SAE; i++)
+        ck_assert_float_eq(p.threshold[i], (float)exp(logs[i]));
+    saei_parts_free(&p, &host);
+    checkpoint_floats(&c, "threshold", "[4]", D_SAE);
+    checkpoint_write(&c, "{" SIZES ",\"architecture\":\"jumprelu\"}");
+    refuse(c.dir, NULL, SAE_E_FORMAT, "both threshold and log_threshold", "both");
+    checkpoint_end(&c);
+    begin(&c, SAE_STANDARD);
+    checkpoint_tensor(&c, "log_threshold", "F32", "[4]", huge, sizeof huge);
+    checkpoint_write(&c, "{" SIZES ",\"architecture\":\"jumprelu\"}");
+    refuse(c.dir, NULL, SAE_E_FORMAT, "log_threshold[2] = 89 is the logarithm of no finite", "huge");
+    checkpoint_end(&c);
+}
+END_TEST
+
+static void check_scale(const char *name, const float scale[D_SAE], bool flag, bool used, sae_status status)
+{
+    char config[128];
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_STANDARD);
+    checkpoint_tensor(&c, name, "F32", "[4]", scale, D_SAE * sizeof *scale);
+    snprintf(config, sizeof config, "{" SIZES ",\"finetuning_scaling_factor\":%s}", flag ? "true" : "false");
+    checkpoint_write(&c, config);
+    if (status) {
+        refuse(c.dir, NULL, status, "not all ones", name);
+    } else {
+        open_good(&p, c.dir, NULL);
+        ck_assert_int_eq(p.dec_scale != NULL, used);
+        if (used)
+            ck_assert_mem_eq(p.dec_scale, scale, D_SAE * sizeof *scale);
+        ck_assert_int_eq(p.n_warnings, 0);
+        saei_parts_free(&p, &host);
+    }
+    checkpoint_end(&c);
+}
+
+START_TEST(finetuning_scale)
+{
+    static const float ones[D_SAE] = {1.0f, 1.0f, 1.000005f, 1.0f}, twos[D_SAE] = {1.0f, 2.0f, 0.5f, 1.0f};
+    check_scale("scaling_factor", ones, false, false, SAE_OK);
+    check_scale("scaling_factor", ones, true, false, SAE_OK);
+    check_scale("scaling_factor", twos, true, true, SAE_OK);
+    check_scale("finetuning_scaling_factor", twos, true, true, SAE_OK);
+    check_scale("finetuning_scaling_factor", twos, false, false, SAE_E_FORMAT);
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_STANDARD);
+    checkpoint_write(&c, "{" SIZES ",\"finetuning_scaling_factor\":true}");
+    open_good(&p, c.dir, NULL);
+    ck_assert(!p.dec_scale && p.n_warnings == 1 && strstr(p.warnings[0], "no such tensor"));
+    saei_parts_free(&p, &host);
+    checkpoint_floats(&c, "scaling_factor", "[4]", D_SAE);
+    checkpoint_floats(&c, "finetuning_scaling_factor", "[4]", D_SAE);
+    checkpoint_write(&c, "{" SIZES ",\"finetuning_scaling_factor\":true}");
+    refuse(c.dir, NULL, SAE_E_FORMAT, "both scaling_factor and finetuning_scaling_factor", "both");
+    checkpoint_end(&c);
+}
+END_TEST
+
+START_TEST(extra_tensors)
+{
+    static const sae_open_options forced = {.architecture = "standard"};
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_JUMPRELU);
+    checkpoint_floats(&c, "W_\\u001bskip", "[3,3]", D_IN * D_IN);
+    checkpoint_write(&c, STANDARD);
+    refuse(c.dir, NULL, SAE_E_FORMAT, "a tensor \"threshold\", which a standard SAE does not have", "threshold");
+    open_good(&p, c.dir, &forced);
+    ck_assert_int_eq(p.n_warnings, 2);
+    ck_assert_ptr_nonnull(strstr(p.warnings[0], "\"threshold\" is not used"));
+    ck_assert_ptr_nonnull(strstr(p.warnings[1], "\"W_?skip\" is not used"));
+    saei_parts_free(&p, &host);
+    for (int i = 0; i < 9; i++) { /* more than there is room for warnings */
+        char name[32];
+        snprintf(name, sizeof name, "extra%d", i);
+        checkpoint_floats(&c, name, "[1]", 1);
+    }
+    checkpoint_write(&c, STANDARD);
+    open_good(&p, c.dir, &forced);
+    ck_assert_int_eq(p.n_warnings, 8);
+    saei_parts_free(&p, &host);
+    checkpoint_end(&c);
+}
+END_TEST
+
+START_TEST(gated_has_no_b_enc)
+{
+    static const char *const biases[] = {"b_gate", "b_mag", "r_mag", "b_enc"};
+    checkpoint c;
+    saei_parts p;
+    begin(&c, SAE_GATED);
+    for (int i = 0; i < 4; i++) {
+        checkpoint_floats(&c, biases[i], "[4]", D_SAE);
+        checkpoint_write(&c, "{" SIZES ",\"architecture\":\"gated\"}");
+        if (i == 2) {
+            open_good(&p, c.dir, NULL);
+            ck_assert(p.b_gate && p.b_mag && p.r_mag && !p.b_enc);
+            saei_parts_free(&p, &host);
+        }
+    }
+    refuse(c.dir, NULL, SAE_E_FORMAT, "a tensor \"b_enc\", which a gated SAE does not have", "gated");
+    checkpoint_end(&c);
+}
+END_TEST
+
+/* One tensor of a standard SAE gone wrong. */
+static const struct {
+    const char *name, *dtype, *shape;
+    size_t bytes;
+    sae_status status;
+    const char *sentence;
+} bad_tensors[] = {
+    {"W_enc", "F32", "[4,3]", 48, SAE_E_FORMAT, "W_enc has 4 rows, cfg.json says d_in = 3"},
+    {"W_enc", "F32", "[12]", 48, SAE_E_FORMAT, "W_enc has 1 dimensions, a matrix has 2"},
+    {"W_enc", "F64", "[3,4]", 96, SAE_E_UNSUPPORTED, "W_enc has dtype F64, weights are read from F32, F16 and BF16"},
+    {"W_dec", "F32", "[5,3]", 60, SAE_E_FORMAT, "W_dec has 5 rows, cfg.json says d_sae = 4"},
+    {"W_dec", "F32", "[4,2]", 32, SAE_E_FORMAT, "W_dec has 2 columns, cfg.json says d_in = 3"},
+    {"W_dec", "F8_E4M3", "[4,3]", 12, SAE_E_UNSUPPORTED, "W_dec has dtype F8_E4M3"},
+    {"b_enc", "F32", "[4,1]", 16, SAE_E_FORMAT, "b_enc has 2 dimensions, a vector has 1"},
+    {"b_enc", "F32", "[3]", 12, SAE_E_FORMAT, "b_enc has 3 values, cfg.json says d_sae = 4"},
+    {"b_enc", "I32", "[4]", 16, SAE_E_UNSUPPORTED, "b_enc has dtype I32"},
+    {"b_dec", "F32", "[4]", 16, SAE_E_FORMAT, "b_dec has 4 values, cfg.json says d_in = 3"},
+    {"b_dec", "F32", "[]", 4, SAE_E_FORMAT, "b_dec has 0 dimensions"},
+};
+
+START_TEST(tensor_defects)
+{
+    static const unsigned char zeros[96];
+    static const struct {
+        const char *name, *shape;
+        size_t n;
+    } all[] = {{"W_enc", "[3,4]", 12}, {"W_dec", "[4,3]", 12}, {"b_enc", "[4]", 4}, {"b_dec", "[3]", 3}};
+    checkpoint c;
+    checkpoint_begin(&c);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(all[i].name, bad_tensors[_i].name) != 0)
+            checkpoint_floats(&c, all[i].name, all[i].shape, all[i].n);
+    checkpoint_tensor(&c, bad_tensors[_i].name, bad_tensors[_i].dtype, bad_tensors[_i].shape, zeros, bad_tensors[_i].bytes);
+    checkpoint_write(&c, STANDARD);
+    refuse(c.dir, NULL, bad_tensors[_i].status, bad_tensors[_i].sentence, bad_tensors[_i].name);
+    checkpoint_end(&c);
+}
+END_TEST
+
+START_TEST(nonfinite_values)
+{
+    static const sae_open_options unchecked = {.check = SAE_NO};
+    float w[D_IN * D_SAE] = {0}, b[D_SAE] = {0.0f, 0.0f, -INFINITY, 0.0f};
+    w[D_SAE + 2] = NAN;
+    checkpoint c;
+    saei_parts p;
+    checkpoint_begin(&c);
+    checkpoint_tensor(&c, "W_enc", "F32", "[3,4]", w, sizeof w);
+    checkpoint_floats(&c, "W_dec", "[4,3]", D_IN * D_SAE);
+    checkpoint_floats(&c, "b_enc", "[4]", D_SAE);
+    checkpoint_floats(&c, "b_dec", "[3]", D_IN);
+    checkpoint_write(&c, STANDARD);
+    refuse(c.dir, NULL, SAE_E_FORMAT, "W_enc is nan at row 1, column 2", "NaN in W_enc");
+    open_good(&p, c.dir, &unchecked);
+    saei_parts_free(&p, &host);
+    checkpoint_clear(&c);
+    add_matrices(&c);
+    checkpoint_tensor(&c, "b_enc", "F32", "[4]", b, sizeof b);
+    checkpoint_write(&c, STANDARD);
+    refuse(c.dir, &unchecked, SAE_E_FORMAT, "b_enc[2] is -inf", "-Inf in b_enc"); /* vectors are always read */
+    checkpoint_end(&c);
+}
+END_TEST
+
+/* ---- memory ---- */
+
+START_TEST(every_allocation_fails_once)
+{
+    static const sae_open_options copied = {.copy = SAE_YES, .architecture = "jumprelu"};
+    checkpoint c;
+    saei_parts p;
+    long n = 0;
+    begin(&c, SAE_JUMPRELU);
+    checkpoint_floats(&c, "scaling_factor", "[4]", D_SAE);
+    checkpoint_floats(&c, "unused", "[1]", 1);
+    checkpoint_write(&c, "{" SIZES ",\"normalize_activations\":true,\"finetuning_scaling_factor\":true}");
+    for (sae_status status = SAE_E_NOMEM; status; n++) {
+        memset(&err, 0, sizeof err);
+        n_allocs = 0;
+        failing = n;
+        status = saei_parts_open(&p, &host, c.dir, &copied, &err);
+        ck_assert_msg(status == SAE_OK || (status == SAE_E_NOMEM && strstr(err.text, "no memory")), "allocation %ld: %s", n, err.text);
+        ck_assert(status == SAE_OK || live_bytes == 0);
+    }
+    ck_assert_int_gt(n, 20);
+    saei_parts_free(&p, &host);
+    checkpoint_end(&c);
+}
+END_TEST
+
+#define LOOP(tc, test, table) tcase_add_loop_test(tc, test, 0, (int)(sizeof(table) / sizeof *(table)))
+
+int main(void)
+{
+    Suite *suite = suite_create("io");
+    TCase *tc = tcase_create("io");
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, sorting);
+    tcase_add_test(tc, json_values);
+    LOOP(tc, json_defects, bad_json);
+    tcase_add_test(tc, json_limits);
+    tcase_add_test(tc, json_prefixes);
+    tcase_add_test(tc, shown_names);
+    tcase_add_test(tc, container);
+    LOOP(tc, container_defects, bad_containers);
+    LOOP(tc, fixtures, good);
+    LOOP(tc, refused_by_name, refused);
+    LOOP(tc, bad_files, bad);
+    tcase_add_test(tc, manifest_is_covered);
+    LOOP(tc, bad_containers_in_folders, bad);
+    tcase_add_test(tc, places);
+    LOOP(tc, configurations, configs);
+    LOOP(tc, configuration_defects, bad_configs);
+    tcase_add_test(tc, config_too_long);
+    tcase_add_test(tc, mixed_dtypes);
+    tcase_add_test(tc, log_threshold);
+    tcase_add_test(tc, finetuning_scale);
+    tcase_add_test(tc, extra_tensors);
+    tcase_add_test(tc, gated_has_no_b_enc);
+    LOOP(tc, tensor_defects, bad_tensors);
+    tcase_add_test(tc, nonfinite_values);
+    tcase_add_test(tc, every_allocation_fails_once);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,831 @@
+/* Every kernel of every table that this machine runs, against loops in plain C written from the promises of simd/kernels.h: all small
+ * sizes and those around the tile sizes, every dtype, any alignment, edge values, memory fenced by pages that cannot be touched, bytes
+ * around every output watched. Results must be equal to the bit (a NaN to any NaN).
+ *
+ * Error budget of a dot (panels, gemv_panels, gemv_cols, dot_rows, probe) and of combine against a sum in double:
+ *     |result - exact| <= gamma_d * (|start| + sum |w x|) + d * 2^-150,   gamma_d = d u / (1 - d u), u = 2^-24.
+ * The plain loop is held to it, and the kernels to the plain loop. The other kernels round at most once and have no budget: exact.
+ *
+ * Needs libc and the library's objects only, so that it runs anywhere, also under an emulator.
+ *     test_kernels            prints what failed, then "N passed, N failed"
+ *     test_kernels --bench    times the same kernels: ns, GB/s, GFLOP/s and percent of the ceilings, which are measured beside them */
+#include <float.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "simd/kernels.h"
+
+#define LENGTH(a) (sizeof(a) / sizeof *(a))
+
+/* ---- the tables and the count ---- */
+
+static const saei_kernels *tables[4];
+static size_t n_tables;
+static long n_passed, n_failed;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void check(bool ok, const char *fmt, ...)
+{
+    if (ok) {
+        n_passed++;
+        return;
+    }
+    if (n_failed++ < 25) {
+        va_list args;
+        va_start(args, fmt);
+        printf("FAIL ");
+        vprintf(fmt, args);
+        printf("\n");
+        va_end(args);
+    }
+}
+
+static void find_tables(void)
+{
+    static const sae_isa isas[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
+    for (size_t i = 0; i < LENGTH(isas); i++) {
+        const saei_kernels *k = saei_kernels_for(isas[i]);
+        check(!k == (sae_isa_available(isas[i]) == SAE_NO), "%s: table and sae_isa_available disagree", sae_isa_name(isas[i]));
+        if (!k)
+            continue;
+        check(k->isa == isas[i], "the %s table says it is %s", sae_isa_name(isas[i]), sae_isa_name(k->isa));
+        tables[n_tables++] = k;
+    }
+    check(saei_kernels_for(SAE_ISA_AUTO) == tables[n_tables - 1], "AUTO is not the best table of this machine");
+    check(!saei_kernels_for(7) && !saei_kernels_for(-1), "a table for an instruction set that does not exist");
+}
+
+/* A kernel in two tables would be one compiled with one set of flags for two. */
+static void test_tables_differ(void)
+{
+    for (size_t a = 0; a < n_tables; a++)
+        for (size_t b = 0; b < a; b++) {
+#define DIFFER(ret, name, args) \
+    check(tables[a]->name != tables[b]->name, "%s is one function in the %s and %s tables", #name, sae_isa_name(tables[a]->isa), sae_isa_name(tables[b]->isa));
+            SAEI_KERNELS(DIFFER)
+#undef DIFFER
+        }
+    for (size_t a = 0; a < n_tables; a++) {
+#define PRESENT(ret, name, args) check(tables[a]->name != NULL, "%s is missing in the %s table", #name, sae_isa_name(tables[a]->isa));
+        SAEI_KERNELS(PRESENT)
+#undef PRESENT
+    }
+}
+
+/* ---- numbers ---- */
+
+static uint64_t rng_state = 1;
+
+static uint32_t rng(void)
+{
+    uint64_t z = rng_state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ z >> 31) >> 16);
+}
+
+static size_t below(size_t n)
+{
+    return n ? rng() % n : 0;
+}
+
+static float from_bits(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static uint32_t to_bits(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+/* What an array is filled with. */
+typedef enum mix { PLAIN, TINY, BIG, ZEROS, ANY_FINITE, EDGES, N_MIXES } mix;
+
+static float number(mix m)
+{
+    static const uint32_t edges[] = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x80800000, 0x3f800000,
+                                     0xbf800000, 0x3f7fffff, 0x3f800001, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000};
+    const float unit = (float)(int32_t)(rng() << 8) / 2147483648.0f;
+    switch (m) {
+    case TINY: /* products and sums are denormal */
+        return from_bits((to_bits(unit) & 0x807fffffu) | (uint32_t)(60 + below(8)) << 23);
+    case BIG:
+        return from_bits((to_bits(unit) & 0x807fffffu) | (uint32_t)(180 + below(12)) << 23);
+    case ZEROS:
+        return rng() % 3 ? from_bits(rng() << 31) : unit;
+    case ANY_FINITE: {
+        const float f = from_bits(rng());
+        return isfinite(f) ? f : unit;
+    }
+    case EDGES:
+        return rng() % 4 ? unit : from_bits(edges[below(LENGTH(edges))]);
+    default:
+        return unit;
+    }
+}
+
+static mix some_mix(void)
+{
+    return rng() % 2 ? PLAIN : (mix)below(N_MIXES);
+}
+
+static void fill(float *x, size_t n, mix m)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = number(m);
+}
+
+static bool same(float a, float b)
+{
+    return to_bits(a) == to_bits(b) || (isnan(a) && isnan(b));
+}
+
+/* ---- element types by arithmetic, independent of the library's bit shuffling ---- */
+
+typedef struct format {
+    int fraction_bits, min_exponent;
+} format;
+
+static format format_of(sae_dtype t)
+{
+    const format f16 = {10, -14}, bf16 = {7, -126};
+    return t == SAE_F16 ? f16 : bf16;
+}
+
+static float value_of(uint16_t h, sae_dtype t)
+{
+    const format f = format_of(t);
+    const int top = 15 - f.fraction_bits, e = (h & 0x7fff) >> f.fraction_bits, m = h & ((1 << f.fraction_bits) - 1);
+    double v;
+    if (e == (1 << top) - 1)
+        v = m ? (double)NAN : (double)INFINITY;
+    else
+        v = ldexp(e ? m + (1 << f.fraction_bits) : m, (e ? e - 1 : 0) + f.min_exponent - f.fraction_bits);
+    return (float)(h & 0x8000 ? -v : v);
+}
+
+static uint16_t half_of(float x, sae_dtype t) /* a NaN gives 0x7fff */
+{
+    const format f = format_of(t);
+    const int top = 15 - f.fraction_bits, infinity = ((1 << top) - 1) << f.fraction_bits;
+    const uint16_t sign = signbit(x) ? 0x8000 : 0;
+    if (isnan(x))
+        return 0x7fff;
+    if (isinf(x))
+        return (uint16_t)(sign | infinity);
+    int e = x != 0.0f ? ilogb((double)x) : f.min_exponent;
+    e = e < f.min_exponent ? f.min_exponent : e;
+    const double steps = nearbyint(ldexp(fabs((double)x), f.fraction_bits - e)); /* carries into the exponent by itself */
+    const double bits = ldexp(e - f.min_exponent, f.fraction_bits) + steps;
+    return (uint16_t)(sign | (bits < infinity ? (int)bits : infinity));
+}
+
+static bool quiet_nan(uint16_t h, sae_dtype t)
+{
+    const format f = format_of(t);
+    const int mask = 0x7fff & ~((1 << (f.fraction_bits - 1)) - 1);
+    return (h & mask) == mask;
+}
+
+static size_t bytes_of(sae_dtype t)
+{
+    return t == SAE_F32 ? 4 : 2;
+}
+
+/* Stores x in t and leaves in x what was stored. */
+static void store(void *p, size_t i, float *x, sae_dtype t)
+{
+    unsigned char *at = (unsigned char *)p + i * bytes_of(t);
+    if (t == SAE_F32) {
+        memcpy(at, x, 4);
+        return;
+    }
+    const uint16_t h = half_of(*x, t);
+    memcpy(at, &h, 2);
+    *x = value_of(h, t);
+}
+
+static const sae_dtype dtypes[] = {SAE_F32, SAE_F16, SAE_BF16};
+
+/* ---- memory between two pages that cannot be touched ---- */
+
+enum { FENCE_BYTES = 1 << 21, MARGIN = 256, PAINT = 0xa5 };
+
+typedef struct fence {
+    unsigned char *low, *high;
+} fence;
+
+static fence fences[10];
+
+static void fences_make(void)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < LENGTH(fences); i++) {
+        unsigned char *p = mmap(NULL, FENCE_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED || mprotect(p + page, FENCE_BYTES, PROT_READ | PROT_WRITE)) {
+            perror("mmap");
+            exit(2);
+        }
+        fences[i].low = p + page;
+        fences[i].high = p + page + FENCE_BYTES;
+    }
+}
+
+/* A block flush with one of the pages, or up to three units away from it. */
+static void *place(int i, size_t bytes, size_t unit)
+{
+    const size_t gap = rng() % 2 ? 0 : below(4) * unit;
+    if (bytes + MARGIN > FENCE_BYTES) {
+        printf("a case needs a fence of %zu bytes\n", bytes);
+        exit(2);
+    }
+    unsigned char *p = rng() % 2 ? fences[i].low + gap : fences[i].high - gap - bytes;
+    return p - (uintptr_t)p % unit;
+}
+
+static float *floats(int i, size_t n)
+{
+    return place(i, n * sizeof(float), sizeof(float));
+}
+
+/* Outputs: the bytes around are painted, and must be so afterwards. */
+typedef struct watch {
+    unsigned char *at, *low, *high;
+    size_t bytes;
+} watch;
+
+static watch watched(int i, size_t bytes, size_t unit)
+{
+    watch w = {place(i, bytes, unit), fences[i].low, fences[i].high, bytes};
+    w.low = w.at - w.low > MARGIN ? w.at - MARGIN : w.low;
+    w.high = w.high - (w.at + bytes) > MARGIN ? w.at + bytes + MARGIN : w.high;
+    memset(w.low, PAINT, (size_t)(w.high - w.low));
+    return w;
+}
+
+static bool clean(const watch *w)
+{
+    for (const unsigned char *p = w->low; p < w->high; p++)
+        if ((p < w->at || p >= w->at + w->bytes) && *p != PAINT)
+            return false;
+    return true;
+}
+
+static float *scratch(size_t n) /* never freed: the process is short */
+{
+    static float *block;
+    static size_t left;
+    if (n > left) {
+        left = n + (1 << 22);
+        block = malloc(left * sizeof *block);
+        if (!block)
+            exit(2);
+    }
+    float *p = block;
+    block += n;
+    left -= n;
+    memset(p, PAINT, n * sizeof *p);
+    return p;
+}
+
+/* What a kernel wrote, against what it should have: outside the watched bytes nothing, inside every float. `n` floats. */
+static void check_floats(const saei_kernels *k, const char *kernel, const watch *w, const float *want, const char *shape)
+{
+    const float *got = (const float *)(const void *)w->at;
+    size_t n = w->bytes / sizeof *got, i = 0;
+    while (i < n && same(got[i], want[i]))
+        i++;
+    const bool tidy = clean(w);
+    if (i < n)
+        check(false, "%s %s (%s): element %zu is %a (%08x), not %a (%08x)", sae_isa_name(k->isa), kernel, shape, i, (double)got[i],
+              (unsigned)to_bits(got[i]), (double)want[i], (unsigned)to_bits(want[i]));
+    else
+        check(tidy, "%s %s (%s): wrote outside its output", sae_isa_name(k->isa), kernel, shape);
+}
+
+static const char *shape(const char *fmt, ...)
+{
+    static char text[200];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return text;
+}
+
+/* ---- the canonical dot in plain C, held to its error budget ---- */
+
+static float chain(float start, const float *w, size_t w_step, const float *x, size_t x_step, size_t d)
+{
+    float acc = start;
+    double exact = (double)start, size = fabs((double)start);
+    for (size_t k = 0; k < d; k++) {
+        acc = fmaf(w[k * w_step], x[k * x_step], acc);
+        exact += (double)w[k * w_step] * (double)x[k * x_step];
+        size += fabs((double)w[k * w_step] * (double)x[k * x_step]);
+    }
+    const double u = ldexp(1, -24), n = (double)d, budget = n * u / (1 - n * u) * size + n * ldexp(1, -150) + ldexp(n * size, -52);
+    if (size < (double)FLT_MAX)
+        check(fabs((double)acc - exact) <= budget, "the plain chain of %zu is off by %g, budget %g", d, fabs((double)acc - exact), budget);
+    return acc;
+}
+
+/* Sizes: all up to two vectors of the widest table and three more, then around the tiles. */
+static const size_t sizes[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18,  19,  20,  21,  22, 23, 24, 25,
+                               26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 191, 192, 193};
+enum { N_SIZES = LENGTH(sizes) };
+
+static size_t some_size(void)
+{
+    return sizes[below(N_SIZES)];
+}
+
+/* A matrix of the shapes asked for, at any address; `plain` holds it by feature, [n][d]. */
+typedef struct matrix {
+    saei_matrix m;
+    float *plain;
+} matrix;
+
+static matrix matrix_make(int i, sae_dtype t, bool by_cols, size_t n, size_t d, mix values)
+{
+    matrix a = {{place(i, n * d * bytes_of(t), 1), t, by_cols, (int32_t)n, (int32_t)d}, scratch(n * d)};
+    unsigned char *data = (unsigned char *)(uintptr_t)a.m.data;
+    for (size_t j = 0; j < n; j++)
+        for (size_t k = 0; k < d; k++) {
+            a.plain[j * d + k] = number(values);
+            store(data, by_cols ? k * n + j : j * d + k, &a.plain[j * d + k], t);
+        }
+    return a;
+}
+
+/* ---- conversions ---- */
+
+static void widen_case(const uint16_t *halves, const float *values, sae_dtype t, size_t n)
+{
+    unsigned char *src = place(0, n * bytes_of(t), 1);
+    memcpy(src, t == SAE_F32 ? (const void *)values : halves, n * bytes_of(t));
+    float *want = scratch(n);
+    for (size_t i = 0; i < n; i++)
+        want[i] = t == SAE_F32 ? values[i] : value_of(halves[i], t);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(1, n * sizeof(float), sizeof(float));
+        tables[i]->widen((float *)(void *)w.at, src, t, n);
+        check_floats(tables[i], "widen", &w, want, shape("%s n %zu", sae_dtype_name(t), n));
+    }
+}
+
+static void test_widen(void)
+{
+    uint16_t *all = (uint16_t *)(void *)scratch(1 << 15);
+    for (uint32_t h = 0; h < 1 << 16; h++)
+        all[h] = (uint16_t)h;
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t s = 0; s < N_SIZES; s++) {
+            float *values = scratch(sizes[s]);
+            fill(values, sizes[s], EDGES);
+            widen_case(all + below((1 << 16) - 200), values, dtypes[t], sizes[s]);
+        }
+    widen_case(all, NULL, SAE_F16, 1 << 16);
+    widen_case(all, NULL, SAE_BF16, 1 << 16);
+}
+
+static void narrow_case(const float *values, sae_dtype t, size_t n)
+{
+    float *src = floats(0, n);
+    memcpy(src, values, n * sizeof *src);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(1, n * bytes_of(t), 1);
+        tables[i]->narrow(w.at, src, t, n);
+        size_t bad = n;
+        for (size_t j = 0; j < n; j++) {
+            uint16_t h;
+            memcpy(&h, w.at + 2 * j, t == SAE_F32 ? 0 : 2);
+            const bool ok = t == SAE_F32 ? !memcmp(w.at + 4 * j, src + j, 4) : isnan(src[j]) ? quiet_nan(h, t) : h == half_of(src[j], t);
+            bad = !ok && bad == n ? j : bad;
+        }
+        check(bad == n, "%s narrow (%s n %zu): element %zu, from %a", sae_isa_name(tables[i]->isa), sae_dtype_name(t), n, bad,
+              bad < n ? (double)src[bad] : 0.0);
+        check(clean(&w), "%s narrow (%s n %zu): wrote outside its output", sae_isa_name(tables[i]->isa), sae_dtype_name(t), n);
+    }
+}
+
+/* Every half, the point midway to the next one, and the floats on both sides of that: all ties and what surrounds them. */
+static void test_narrow_ties(sae_dtype t)
+{
+    enum { BATCH = 1 << 12 };
+    float *x = scratch(4 * BATCH);
+    for (uint32_t h0 = 0; h0 < 1 << 16; h0 += BATCH) {
+        for (uint32_t i = 0; i < BATCH; i++) {
+            const float a = value_of((uint16_t)(h0 + i), t), b = value_of((uint16_t)(h0 + i + 1), t);
+            float mid = (float)(((double)a + (double)b) / 2);
+            if (!isfinite(b) && isfinite(a)) /* half a step above the largest */
+                mid = (float)((double)a + ((double)a - (double)value_of((uint16_t)(h0 + i - 1), t)) / 2);
+            x[4 * i] = a;
+            x[4 * i + 1] = mid;
+            x[4 * i + 2] = nextafterf(mid, 0);
+            x[4 * i + 3] = nextafterf(mid, copysignf(INFINITY, mid));
+        }
+        narrow_case(x, t, 4 * BATCH);
+    }
+}
+
+static void test_narrow(void)
+{
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t s = 0; s < N_SIZES; s++) {
+            float *values = scratch(sizes[s]);
+            for (size_t i = 0; i < sizes[s]; i++) /* about the range of f16, any float, signalling NaNs */
+                values[i] = rng() % 3 ? from_bits((rng() & 0x807fffffu) | (uint32_t)(98 + below(48)) << 23) : from_bits(rng() | (rng() % 8 ? 0 : 0x7f800000u));
+            narrow_case(values, dtypes[t], sizes[s]);
+        }
+    test_narrow_ties(SAE_F16);
+    test_narrow_ties(SAE_BF16);
+}
+
+static void test_nonfinite(void)
+{
+    static const uint32_t bad[] = {0x7f800000, 0xff800000, 0x7fc00000, 0xffc00001};
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t s = 0; s < N_SIZES; s++)
+            for (int round = 0; round < 4; round++) {
+                const size_t n = sizes[s], at = round ? below(n + 1) : n; /* at == n: all finite, a bad one right behind if there is room */
+                unsigned char *src = place(0, n * bytes_of(dtypes[t]), 1);
+                for (size_t i = 0; i < n; i++) {
+                    float x = i == at || (i > at && rng() % 4 == 0) ? from_bits(bad[below(LENGTH(bad))]) : number(PLAIN);
+                    if (i < at && rng() % 4 == 0)
+                        x = dtypes[t] == SAE_F32 ? number(ANY_FINITE) : value_of((uint16_t)(rng() & 0xbbff), dtypes[t]); /* up to near the largest */
+                    store(src, i, &x, dtypes[t]);
+                }
+                for (size_t i = 0; i < n_tables; i++) {
+                    const size_t got = tables[i]->nonfinite(src, dtypes[t], n);
+                    check(got == at, "%s nonfinite (%s n %zu): %zu, not %zu", sae_isa_name(tables[i]->isa), sae_dtype_name(dtypes[t]), n, got, at);
+                }
+            }
+}
+
+/* ---- packing ---- */
+
+static void test_pack_rows(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++)
+        for (size_t n_rows = 0; n_rows <= 18; n_rows += 1 + below(3)) {
+            const size_t d = sizes[s], ldx = d + below(3), groups = (n_rows + 7) / 8, n = groups * d * 8;
+            float *x = floats(0, n_rows ? (n_rows - 1) * ldx + d : 0), *want = scratch(n);
+            for (size_t r = 0; r < n_rows; r++)
+                fill(x + r * ldx, d, EDGES);
+            for (size_t r = 0; r < groups * 8; r++)
+                for (size_t k = 0; k < d; k++)
+                    want[(r / 8 * d + k) * 8 + r % 8] = r < n_rows ? x[r * ldx + k] : 0.0f;
+            for (size_t i = 0; i < n_tables; i++) {
+                const watch w = watched(1, n * sizeof(float), 64);
+                tables[i]->pack_rows((float *)(void *)w.at, x, ldx, n_rows, d);
+                check_floats(tables[i], "pack_rows", &w, want, shape("rows %zu d %zu", n_rows, d));
+            }
+        }
+}
+
+static void pack_panels_case(sae_dtype t, bool by_cols, size_t nj, size_t kc)
+{
+    const size_t j0 = below(20), k0 = below(20), n = j0 + nj + (rng() % 2 ? 0 : below(3)), d = k0 + kc + (rng() % 2 ? 0 : below(3));
+    const matrix a = matrix_make(0, t, by_cols, n, d, EDGES);
+    const size_t panels = (nj + 47) / 48, total = panels * kc * 48;
+    float *want = scratch(total);
+    for (size_t p = 0; p < panels; p++)
+        for (size_t k = 0; k < kc; k++)
+            for (size_t i = 0; i < 48; i++)
+                want[(p * kc + k) * 48 + i] = p * 48 + i < nj ? a.plain[(j0 + p * 48 + i) * d + k0 + k] : 0.0f;
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(1, total * sizeof(float), 64);
+        tables[i]->pack_panels((float *)(void *)w.at, &a.m, j0, nj, k0, kc);
+        check_floats(tables[i], "pack_panels", &w, want, shape("%s by_cols %d nj %zu kc %zu", sae_dtype_name(t), by_cols, nj, kc));
+    }
+}
+
+static void test_pack_panels(void)
+{
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (int by_cols = 0; by_cols < 2; by_cols++)
+            for (size_t s = 0; s < N_SIZES; s++) {
+                pack_panels_case(dtypes[t], by_cols, sizes[s], sizes[below(36)]);
+                pack_panels_case(dtypes[t], by_cols, some_size(), sizes[s]);
+            }
+}
+
+static void test_pack_lanes(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        const size_t n = sizes[s], d = some_size(), groups = (n + 15) / 16, total = groups * d * 16;
+        float *src = floats(0, n * d), *want = scratch(total);
+        fill(src, n * d, EDGES);
+        for (size_t j = 0; j < groups * 16; j++)
+            for (size_t k = 0; k < d; k++)
+                want[(j / 16 * d + k) * 16 + j % 16] = j < n ? src[j * d + k] : 0.0f;
+        for (size_t i = 0; i < n_tables; i++) {
+            const watch w = watched(1, total * sizeof(float), 64);
+            tables[i]->pack_lanes((float *)(void *)w.at, src, n, d);
+            check_floats(tables[i], "pack_lanes", &w, want, shape("n %zu d %zu", n, d));
+        }
+    }
+}
+
+/* ---- products ---- */
+
+static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
+{
+    const size_t panel_stride = (48 * kc + 16 * below(3) + 15) / 16 * 16, xp_stride = (8 * kc + 16 * below(3) + 15) / 16 * 16;
+    const size_t ldc = 48 * n_panels + below(4), groups = (n_rows + 7) / 8;
+    const size_t w_floats = n_panels ? (n_panels - 1) * panel_stride + 48 * kc : 0, x_floats = groups ? (groups - 1) * xp_stride + 8 * kc : 0;
+    const size_t c_floats = n_rows ? (n_rows - 1) * ldc + 48 * n_panels : 0;
+    float *weights = place(0, w_floats * 4, 64), *xp = place(1, x_floats * 4, 64), *start = scratch(c_floats), *want = scratch(c_floats);
+    fill(weights, w_floats, some_mix());
+    fill(xp, x_floats, some_mix());
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t j = 0; j < 48 * n_panels; j++) {
+            const size_t p = j / 48, i = j % 48;
+            start[r * ldc + j] = number(EDGES);
+            want[r * ldc + j] = chain(resume ? start[r * ldc + j] : 0.0f, weights + p * panel_stride + i, 48, xp + r / 8 * xp_stride + r % 8, 8, kc);
+        }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c_floats * 4, 4);
+        float *c = (float *)(void *)w.at;
+        memcpy(c, start, c_floats * 4);
+        tables[i]->panels(c, ldc, weights, panel_stride, n_panels, xp, xp_stride, n_rows, kc, resume);
+        check_floats(tables[i], "panels", &w, want, shape("panels %zu rows %zu kc %zu resume %d", n_panels, n_rows, kc, resume));
+    }
+}
+
+static void test_panels(void)
+{
+    static const size_t depths[] = {0, 1, 2, 5, 16, 33};
+    for (size_t n_rows = 0; n_rows <= 25; n_rows++)
+        for (size_t k = 0; k < LENGTH(depths); k++)
+            for (int resume = 0; resume < 2; resume++)
+                panels_case(below(6), n_rows, depths[k], resume);
+    for (size_t n_panels = 0; n_panels <= 9; n_panels++)
+        panels_case(n_panels, 1 + below(9), 7, n_panels % 2);
+    panels_case(4, 64, 96, true);
+    panels_case(4, 9, 384, false);
+}
+
+static void test_gemv_panels(void)
+{
+    for (size_t n_panels = 0; n_panels <= 9; n_panels++)
+        for (size_t s = 0; s < N_SIZES; s += 1 + below(6)) {
+            const size_t d = sizes[s], n = 48 * n_panels;
+            float *weights = place(0, n * d * 4, 64), *x = floats(1, d), *want = scratch(n);
+            fill(weights, n * d, some_mix());
+            fill(x, d, some_mix());
+            for (size_t j = 0; j < n; j++)
+                want[j] = chain(0.0f, weights + j / 48 * d * 48 + j % 48, 48, x, 1, d);
+            for (size_t i = 0; i < n_tables; i++) {
+                const watch w = watched(2, n * 4, 4);
+                tables[i]->gemv_panels((float *)(void *)w.at, weights, n_panels, x, d);
+                check_floats(tables[i], "gemv_panels", &w, want, shape("panels %zu d %zu", n_panels, d));
+            }
+        }
+}
+
+/* Rows of x, and the canonical dots of all of them with features given by `ids`. */
+typedef struct rows_case {
+    float *x, *want;
+    size_t ldx, ldc, c_floats;
+} rows_case;
+
+static rows_case rows_make(size_t n_rows, const matrix *a, const int32_t *ids, size_t n)
+{
+    const size_t d = (size_t)a->m.d;
+    rows_case c = {NULL, NULL, d + below(3), n + below(3), 0};
+    c.c_floats = n_rows ? (n_rows - 1) * c.ldc + n : 0;
+    c.x = floats(1, n_rows ? (n_rows - 1) * c.ldx + d : 0);
+    c.want = scratch(c.c_floats);
+    for (size_t r = 0; r < n_rows; r++) {
+        fill(c.x + r * c.ldx, d, some_mix());
+        for (size_t i = 0; i < n; i++)
+            c.want[r * c.ldc + i] = chain(0.0f, a->plain + (size_t)ids[i] * d, 1, c.x + r * c.ldx, 1, d);
+    }
+    return c;
+}
+
+static void gemv_cols_case(sae_dtype t, size_t n_rows, size_t nj, size_t d)
+{
+    const size_t j0 = below(40), n = j0 + nj + (rng() % 2 ? 0 : below(5));
+    const matrix a = matrix_make(0, t, true, n, d, some_mix());
+    int32_t *ids = (int32_t *)(void *)scratch(nj);
+    for (size_t i = 0; i < nj; i++)
+        ids[i] = (int32_t)(j0 + i);
+    const rows_case c = rows_make(n_rows, &a, ids, nj);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c.c_floats * 4, 4);
+        tables[i]->gemv_cols((float *)(void *)w.at, c.ldc, &a.m, j0, nj, c.x, c.ldx, n_rows);
+        check_floats(tables[i], "gemv_cols", &w, c.want, shape("%s rows %zu nj %zu d %zu", sae_dtype_name(t), n_rows, nj, d));
+    }
+}
+
+static void test_gemv_cols(void)
+{
+    static const size_t wide[] = {767, 768, 769, 1535, 1536, 1537, 3100};
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t n_rows = 0; n_rows <= 4; n_rows++) {
+            for (size_t s = 0; s < N_SIZES; s++) {
+                gemv_cols_case(dtypes[t], n_rows, sizes[s], below(10));
+                gemv_cols_case(dtypes[t], n_rows, below(40), sizes[s]);
+            }
+            gemv_cols_case(dtypes[t], n_rows, wide[below(LENGTH(wide))], 5 + below(9));
+        }
+}
+
+static void dot_rows_case(sae_dtype t, size_t n_rows, size_t n, size_t d, bool scattered)
+{
+    const size_t j0 = below(9), have = j0 + n + (rng() % 2 ? 0 : below(4));
+    const matrix a = matrix_make(0, t, false, have, d, some_mix());
+    int32_t *ids = place(3, n * sizeof *ids, sizeof *ids);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(scattered ? rng() % 5 ? below(have) : have - 1 : j0 + i);
+    const rows_case c = rows_make(n_rows, &a, ids, n);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c.c_floats * 4, 4);
+        tables[i]->dot_rows((float *)(void *)w.at, c.ldc, &a.m, scattered ? ids : NULL, j0, n, c.x, c.ldx, n_rows);
+        check_floats(tables[i], "dot_rows", &w, c.want, shape("%s rows %zu n %zu d %zu ids %d", sae_dtype_name(t), n_rows, n, d, scattered));
+    }
+}
+
+static void test_dot_rows(void)
+{
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t n_rows = 0; n_rows <= 4; n_rows++)
+            for (size_t s = 0; s < N_SIZES; s++) {
+                dot_rows_case(dtypes[t], n_rows, sizes[s], sizes[below(36)], s % 2);
+                dot_rows_case(dtypes[t], n_rows, below(36), sizes[s], rng() % 2);
+            }
+}
+
+static void probe_case(size_t n_rows, size_t n_groups, size_t d)
+{
+    const size_t n = n_groups * 16, ldx = d + below(3), ldc = n + below(3), c_floats = n_rows ? (n_rows - 1) * ldc + n : 0;
+    float *packed = place(0, n * d * 4, 64), *x = floats(1, n_rows ? (n_rows - 1) * ldx + d : 0), *want = scratch(c_floats);
+    fill(packed, n * d, some_mix());
+    for (size_t r = 0; r < n_rows; r++) {
+        fill(x + r * ldx, d, some_mix());
+        for (size_t j = 0; j < n; j++)
+            want[r * ldc + j] = chain(0.0f, packed + j / 16 * d * 16 + j % 16, 16, x + r * ldx, 1, d);
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c_floats * 4, 4);
+        tables[i]->probe((float *)(void *)w.at, ldc, packed, n_groups, x, ldx, n_rows, d);
+        check_floats(tables[i], "probe", &w, want, shape("rows %zu groups %zu d %zu", n_rows, n_groups, d));
+    }
+}
+
+static void test_probe(void)
+{
+    for (size_t n_rows = 0; n_rows <= 19; n_rows++)
+        for (size_t n_groups = 0; n_groups <= 9; n_groups++)
+            probe_case(n_rows, n_groups, sizes[below(20)]);
+    for (size_t s = 0; s < N_SIZES; s++)
+        probe_case(below(10), below(4), sizes[s]);
+}
+
+/* ---- codes ---- */
+
+/* h on the threshold, one step to either side of it, or anywhere: here the kernels must agree with > to the bit. */
+static float near(float threshold)
+{
+    switch (rng() % 6) {
+    case 0:
+        return threshold;
+    case 1:
+        return nextafterf(threshold, INFINITY);
+    case 2:
+        return nextafterf(threshold, -INFINITY);
+    default:
+        return number(EDGES);
+    }
+}
+
+static float threshold_value(void)
+{
+    const float edges[] = {0.0f, -0.0f, FLT_TRUE_MIN, FLT_MIN, 0.25f, 1.0f, FLT_MAX, INFINITY};
+    return rng() % 2 ? fabsf(number(PLAIN)) : edges[below(LENGTH(edges))];
+}
+
+static size_t plain_activate(int32_t *idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor_value, size_t *bad)
+{
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t j = j0 + i;
+        float h, value, above = 0.0f;
+        if (act->gate) {
+            h = dots[i] + act->gate[j];
+            value = fmaf(dots[i], act->mag_scale[j], act->mag_bias[j]);
+        } else {
+            h = act->bias ? dots[i] + act->bias[j] : dots[i];
+            value = h = act->key_scale ? h * act->key_scale[j] : h;
+            above = act->threshold ? act->threshold[j] : 0.0f;
+        }
+        if (!isfinite(h) || !isfinite(value)) {
+            ++*bad;
+        } else if (h > above && value > floor_value) {
+            idx[m] = (int32_t)j;
+            val[m++] = value;
+        }
+    }
+    return m;
+}
+
+enum { HAS_BIAS = 1, HAS_THRESHOLD = 2, HAS_KEY = 4, HAS_FLOOR = 8, N_FLAVOURS = 16 };
+
+static void activate_case(size_t n, unsigned flavour, bool gated, mix values)
+{
+    const size_t j0 = below(50), all = j0 + n;
+    const float floor_value = flavour & HAS_FLOOR ? threshold_value() : 0.0f;
+    float *v[6];
+    for (int i = 0; i < 6; i++) {
+        v[i] = floats(3 + i, all);
+        for (size_t j = 0; j < all; j++)
+            v[i][j] = i == 1 ? threshold_value() : number(values);
+    }
+    const saei_act plain = {flavour & HAS_BIAS ? v[0] : NULL, flavour & HAS_THRESHOLD ? v[1] : NULL, flavour & HAS_KEY ? v[2] : NULL, NULL, NULL, NULL};
+    const saei_act both = {NULL, NULL, NULL, v[3], v[4], v[5]};
+    const saei_act *act = gated ? &both : &plain;
+    float *dots = floats(0, n), *want_val = scratch(n);
+    int32_t *want_idx = (int32_t *)(void *)scratch(n);
+    for (size_t i = 0; i < n; i++) {
+        const float above = gated ? -v[3][j0 + i] : plain.threshold ? v[1][j0 + i] : rng() % 2 ? floor_value : 0.0f;
+        dots[i] = values == ZEROS ? (rng() % 40 ? -1.0f : 1.0f) : near(above); /* ZEROS: most are off */
+    }
+    size_t want_bad = 3;
+    const size_t want = plain_activate(want_idx, want_val, dots, n, j0, act, floor_value, &want_bad);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch wi = watched(1, n * 4, 4), wv = watched(2, n * 4, 4);
+        const int32_t *idx = (const int32_t *)(const void *)wi.at;
+        const float *val = (const float *)(const void *)wv.at;
+        size_t bad = 3, at = 0;
+        const size_t got = tables[i]->activate((int32_t *)(void *)wi.at, (float *)(void *)wv.at, dots, n, j0, act, floor_value, &bad);
+        while (at < want && at < got && idx[at] == want_idx[at] && same(val[at], want_val[at]))
+            at++;
+        check(got == want && at == want && bad == want_bad, "%s activate (n %zu flavour %u gated %d): %zu codes (%zu wanted), first wrong %zu, %zu bad (%zu)",
+              sae_isa_name(tables[i]->isa), n, flavour, gated, got, want, at, bad, want_bad);
+        check(clean(&wi) && clean(&wv), "%s activate (n %zu flavour %u gated %d): wrote outside its output", sae_isa_name(tables[i]->isa), n, flavour, gated);
+    }
+}
+
+static void test_activate(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        for (unsigned flavour = 0; flavour < N_FLAVOURS; flavour++)
+            activate_case(sizes[s], flavour, false, (mix[]){PLAIN, EDGES, ZEROS}[below(3)]);
+        for (unsigned round = 0; round < 4; round++)
+            activate_case(sizes[s], round % 2 * HAS_FLOOR, true, (mix[]){PLAIN, EDGES, ZEROS}[below(3)]);
+    }
+}
+
+static void combine_case(sae_dtype t, size_t n, size_t d, int init_kind)
+{
+    const size_t rows = 1 + below(20);
+    const matrix a = matrix_make(0, t, false, rows, d, some_mix());
+    int32_t *ids = place(3, n * sizeof *ids, sizeof *ids);
+    float *coef = floats(4, n), *init = floats(5, d), *want = scratch(d);
+    fill(coef, n, some_mix());
+    fill(init, d, EDGES);
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (int32_t)below(rows);
+    float *column = scratch(n);
+    for (size_t k = 0; k < d; k++) {
+        for (size_t i = 0; i < n; i++)
+            column[i] = a.plain[(size_t)ids[i] * d + k];
+        want[k] = chain(init_kind ? init[k] : 0.0f, coef, 1, column, 1, n);
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, d * 4, 4);
+        float *out = (float *)(void *)w.at;
+        if (init_kind == 2)
+            memcpy(out, init, d * 4);
+        tables[i]->combine(out, init_kind == 2 ? out : init_kind ? init : NULL, &a.m, ids, coef, n);
+        check_floats(tables[i], "combine", &w, want, shape("%s terms %zu d %zu init %d", sae_dtype_name(t), n, d, init_kind));
+    }
+}
+
+static void test_combine(void)
+{
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (int init_kind = 0; init_kind < 3; init_kind++)
+            for (size_t s = 0; s < N_SIZES; s++) {
+                combine_case(dtypes[t], below(12), sizes[s], init_kind);
+                combine_case(dtypes[t], sizes[s], some_size(), init_kind);
+            }
+    for (size_t d = 255; d < 600; d += 86) /* more than one register block */
+        combine_case(SAE_F32, 5, d, 1);
+}
