@@ -329,7 +329,7 @@ START_TEST(exp_bits)
         memcpy(&u, &y, sizeof u);
         hash = (hash ^ u) * 0x100000001b3u;
     }
-    ck_assert_msg(hash == 0x0u, "%#llx", (unsigned long long)hash);
+    ck_assert_msg(hash == 0x7349860a3043954u, "%#llx", (unsigned long long)hash);
 }
 END_TEST
 

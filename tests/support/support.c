@@ -1,6 +1,5 @@
 #include "support/support.h"
 
-#include <check.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -609,6 +608,30 @@ void answer_decode_double(const planted *p, const double *dense, const float *x,
     }
     for (size_t k = 0; k < d; k++)
         y[k] = y[k] * norm.scale + norm.shift;
+}
+
+/* ---- refusals ---- */
+
+void refusal(int line, sae_status got, sae_status want, const char *sentence, const char *words)
+{
+    char all[300], *rest = NULL;
+    ck_assert_msg(got == want, "line %d: %s, not %s: %s", line, sae_status_name(got), sae_status_name(want), sentence);
+    ck_assert_uint_lt(strlen(words), sizeof all);
+    strcpy(all, words);
+    for (const char *word = strtok_r(all, "|", &rest); word; word = strtok_r(NULL, "|", &rest))
+        ck_assert_msg(strstr(sentence, word) != NULL, "line %d: \"%s\" is not in: %s", line, word, sentence);
+}
+
+void *resized(const void *src, size_t src_bytes, size_t bytes, unsigned char last)
+{
+    const uint32_t struct_size = (uint32_t)bytes;
+    unsigned char *p = calloc(1, bytes < sizeof struct_size ? sizeof struct_size : bytes); /* not a byte more: a sanitizer sees reads past it */
+    ck_assert_ptr_nonnull(p);
+    memcpy(p, src, src_bytes < bytes ? src_bytes : bytes);
+    if (bytes > src_bytes)
+        p[bytes - 1] = last;
+    memcpy(p, &struct_size, sizeof struct_size);
+    return p;
 }
 
 /* ---- codes ---- */

@@ -3,6 +3,7 @@
 #ifndef SUPPORT_SUPPORT_H
 #define SUPPORT_SUPPORT_H
 
+#include <check.h>
 #include <sae.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -92,6 +93,44 @@ void answer_decode(const planted *p, const float *dense, float scale, float shif
 /* In double from the formulas of sae/model.h: pre-activations, and codes. */
 void answer_encode_double(const planted *p, const float *x, double *dense, double *pre);
 void answer_decode_double(const planted *p, const double *dense, const float *x, double *y);
+
+/* ---- refusals ---- */
+
+/* Ends the test unless `got` is `want` and the sentence has every one of `words`, which '|' separates. */
+void refusal(int line, sae_status got, sae_status want, const char *sentence, const char *words);
+
+/* A call that takes `err`, a sae_error of the test: the sentence must be there, and not be left over from before. */
+#define REFUSED(want, words, call)                                                     \
+    do {                                                                               \
+        err = (sae_error){.struct_size = sizeof err, .status = 99, .text = "untouched"}; \
+        const sae_status got_ = (call);                                                \
+        ck_assert_int_eq(err.status, got_);                                            \
+        refusal(__LINE__, got_, want, err.text, words);                                \
+    } while (0)
+
+/* The same for success: the sentence is empty. */
+#define ACCEPTED(call)                                                                                     \
+    do {                                                                                                   \
+        err = (sae_error){.struct_size = sizeof err, .status = 99, .text = "untouched"};                     \
+        const sae_status got_ = (call);                                                                    \
+        ck_assert_msg(got_ == SAE_OK && !err.status && !*err.text, "%s: %s", sae_status_name(got_), err.text); \
+    } while (0)
+
+/* A call on a ctx. */
+#define CTX_REFUSED(want, words, ctx, call)                        \
+    do {                                                           \
+        const sae_status got_ = (call);                            \
+        refusal(__LINE__, got_, want, sae_ctx_error(ctx), words);  \
+    } while (0)
+
+#define CTX_ACCEPTED(ctx, call)                                                                                        \
+    do {                                                                                                               \
+        const sae_status got_ = (call);                                                                                \
+        ck_assert_msg(got_ == SAE_OK && !*sae_ctx_error(ctx), "%s: %s", sae_status_name(got_), sae_ctx_error(ctx));     \
+    } while (0)
+
+/* A struct at the end of a block that is `bytes` long and says so: short, or long with a tail whose last byte is `last`. free() it. */
+void *resized(const void *src, size_t src_bytes, size_t bytes, unsigned char last);
 
 /* ---- codes with room ---- */
 
