@@ -100,7 +100,7 @@ $(UNIT_TESTS): %: %.o $(SUPPORT) $(B)/libsae.a
 $(API_TESTS): %: %.o $(SUPPORT) $(B)/$(SONAME)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $< $(SUPPORT) -L$(B) -lsae -Wl,-rpath,$(abspath $(B)) $(call pkg,--libs,check jansson) $(PRIVATE_LIBS)
-$(REPLAYS): %: %.o $(B)/tests/fuzz/replay.o $(B)/libsae.a
+$(REPLAYS): %: %.o $(B)/tests/fuzz/fuzz.o $(B)/tests/fuzz/replay.o $(B)/libsae.a
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(PRIVATE_LIBS)
 $(CROSS_TESTS): $(B)/aarch64/%: tests/%.c $(CORE_SRC) $(wildcard include/*.h include/*/*.h lib/*/*.h) | $(DEPS)
@@ -113,7 +113,7 @@ $(B)/fuzz/%.o: %.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,FUZZ)
 	$(Q)$(FUZZ_CC) -O1 -g $(SAE_CFLAGS) -MMD -MP -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Ilib $(EXTRA) -c -o $@ $<
-$(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(LIB_SRC:%.c=$(B)/fuzz/%.o)
+$(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(B)/fuzz/tests/fuzz/fuzz.o $(LIB_SRC:%.c=$(B)/fuzz/%.o)
 	$(call say,LINK)
 	$(Q)$(FUZZ_CC) -g -fsanitize=fuzzer,address,undefined -o $@ $^ $(PRIVATE_LIBS)
 

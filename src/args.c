@@ -42,7 +42,8 @@ static const option_desc model_options[] = {
     {0},
 };
 
-static size_t count(const option_desc *options) {
+static size_t count(const option_desc *options)
+{
     size_t n = 0;
     while (options[n].id != 0) {
         n++;
@@ -50,7 +51,8 @@ static size_t count(const option_desc *options) {
     return n;
 }
 
-static void declare(const option_desc *options, struct option **next_long, char **next_short) {
+static void declare(const option_desc *options, struct option **next_long, char **next_short)
+{
     for (; options->id != 0; options++) {
         struct option o = {.name = options->name, .has_arg = options->arg != NULL ? required_argument : no_argument, .val = options->id};
         *(*next_long)++ = o;
@@ -65,7 +67,8 @@ static void declare(const option_desc *options, struct option **next_long, char 
     **next_short = '\0';
 }
 
-args args_start(const command *c, int argc, char **argv) {
+args args_start(const command *c, int argc, char **argv)
+{
     args a = {.command = c, .argc = argc, .argv = argv};
     a.model.open.struct_size = sizeof a.model.open;
     size_t n = count(c->options) + count(model_options);
@@ -82,7 +85,8 @@ args args_start(const command *c, int argc, char **argv) {
     return a;
 }
 
-int64_t parse_int(const char *option, const char *value, int64_t least, int64_t most) {
+int64_t parse_int(const char *option, const char *value, int64_t least, int64_t most)
+{
     char *end;
     errno = 0;
     long long n = strtoll(value, &end, 10);
@@ -95,7 +99,8 @@ int64_t parse_int(const char *option, const char *value, int64_t least, int64_t 
     return n;
 }
 
-float parse_float(const char *option, const char *value) {
+float parse_float(const char *option, const char *value)
+{
     char *end;
     float f = strtof(value, &end);
     if (end == value || *end != '\0' || isspace((unsigned char)*value) || !isfinite(f)) {
@@ -104,7 +109,8 @@ float parse_float(const char *option, const char *value) {
     return f;
 }
 
-char *parse_pair(const char *option, const char *value, const char **right) {
+char *parse_pair(const char *option, const char *value, const char **right)
+{
     const char *at = strrchr(value, '=');
     if (at == NULL || at == value) {
         die_usage("%s wants a key, '=' and a number, not '%s'", option, value);
@@ -115,7 +121,8 @@ char *parse_pair(const char *option, const char *value, const char **right) {
     return key;
 }
 
-static const char *parse_arch(const char *value) {
+static const char *parse_arch(const char *value)
+{
     for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++) {
         if (strcmp(sae_arch_name(arch), value) == 0) {
             return sae_arch_name(arch);
@@ -124,7 +131,8 @@ static const char *parse_arch(const char *value) {
     die_usage("--architecture is standard, jumprelu, topk or gated, not '%s'", value);
 }
 
-static const char *parse_norm(const char *value) {
+static const char *parse_norm(const char *value)
+{
     for (sae_norm norm = SAE_NORM_NONE; norm <= SAE_NORM_LAYER; norm++) {
         if (strcmp(sae_norm_name(norm), value) == 0) {
             return sae_norm_name(norm);
@@ -133,7 +141,8 @@ static const char *parse_norm(const char *value) {
     die_usage("--normalize-activations is none, expected_average_only_in, constant_norm_rescale or layer_norm, not '%s'", value);
 }
 
-static sae_isa parse_isa(const char *value) {
+static sae_isa parse_isa(const char *value)
+{
     static const sae_isa all[] = {SAE_ISA_AUTO, SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (strcmp(sae_isa_name(all[i]), value) == 0) {
@@ -143,7 +152,8 @@ static sae_isa parse_isa(const char *value) {
     die_usage("--isa is auto, scalar, neon, avx2 or avx512, not '%s'", value);
 }
 
-static uint32_t parse_forms(const char *value) {
+static uint32_t parse_forms(const char *value)
+{
     static const char *const names[] = {"none", "rows", "panels", "all"}; /* by their bits */
     for (uint32_t i = 0; i < 4; i++) {
         if (strcmp(names[i], value) == 0) {
@@ -153,7 +163,8 @@ static uint32_t parse_forms(const char *value) {
     die_usage("--prepare is none, rows, panels or all, not '%s'", value);
 }
 
-static int32_t parse_yes(const char *option, const char *value) {
+static int32_t parse_yes(const char *option, const char *value)
+{
     bool yes = strcmp(value, "yes") == 0;
     if (!yes && strcmp(value, "no") != 0) {
         die_usage("%s is yes or no, not '%s'", option, value);
@@ -162,38 +173,66 @@ static int32_t parse_yes(const char *option, const char *value) {
 }
 
 /* True when the option was one of the model's. */
-static bool take_model_option(model_args *m, int id, const char *value) {
+static bool take_model_option(model_args *m, int id, const char *value)
+{
     switch (id) {
-    case ID_ARCHITECTURE: m->open.architecture = parse_arch(value); return true;
-    case ID_K: m->open.k = (int32_t)parse_int("--k", value, 1, INT32_MAX); return true;
-    case ID_APPLY_B_DEC: m->open.apply_b_dec = parse_yes("--apply-b-dec", value); return true;
-    case ID_NORMALIZE: m->open.normalize_activations = parse_norm(value); return true;
+    case ID_ARCHITECTURE:
+        m->open.architecture = parse_arch(value);
+        return true;
+    case ID_K:
+        m->open.k = (int32_t)parse_int("--k", value, 1, INT32_MAX);
+        return true;
+    case ID_APPLY_B_DEC:
+        m->open.apply_b_dec = parse_yes("--apply-b-dec", value);
+        return true;
+    case ID_NORMALIZE:
+        m->open.normalize_activations = parse_norm(value);
+        return true;
     case ID_NORM_FACTOR:
         m->open.norm_scaling_factor = parse_float("--norm-scaling-factor", value);
         if (!(m->open.norm_scaling_factor > 0)) {
             die_usage("--norm-scaling-factor wants a number above 0, not '%s'", value);
         }
         return true;
-    case ID_D_IN: m->open.d_in = (int32_t)parse_int("--d-in", value, 1, INT32_MAX); return true;
-    case ID_D_OUT: m->open.d_out = (int32_t)parse_int("--d-out", value, 1, INT32_MAX); return true;
-    case ID_COPY: m->open.copy = SAE_YES; return true;
-    case ID_CHECK: m->open.check = SAE_YES; return true;
-    case ID_NO_CHECK: m->open.check = SAE_NO; return true;
-    case ID_THREADS: m->threads = (uint32_t)parse_int("--threads", value, 0, 1024); return true;
-    case ID_ISA: m->isa = parse_isa(value); return true;
-    case ID_PREPARE: m->prepare = parse_forms(value); return true;
-    default: return false;
+    case ID_D_IN:
+        m->open.d_in = (int32_t)parse_int("--d-in", value, 1, INT32_MAX);
+        return true;
+    case ID_D_OUT:
+        m->open.d_out = (int32_t)parse_int("--d-out", value, 1, INT32_MAX);
+        return true;
+    case ID_COPY:
+        m->open.copy = SAE_YES;
+        return true;
+    case ID_CHECK:
+        m->open.check = SAE_YES;
+        return true;
+    case ID_NO_CHECK:
+        m->open.check = SAE_NO;
+        return true;
+    case ID_THREADS:
+        m->threads = (uint32_t)parse_int("--threads", value, 0, 1024);
+        return true;
+    case ID_ISA:
+        m->isa = parse_isa(value);
+        return true;
+    case ID_PREPARE:
+        m->prepare = parse_forms(value);
+        return true;
+    default:
+        return false;
     }
 }
 
-_Noreturn static void bad_option(const args *a, bool lacks_value) {
+_Noreturn static void bad_option(const args *a, bool lacks_value)
+{
     char letter[3] = {'-', (char)optopt, '\0'};
     bool is_letter = optopt > 0 && optopt < 256; /* 0 for a long option that is unknown */
     const char *text = is_letter && strncmp(a->argv[optind - 1], "--", 2) != 0 ? letter : a->argv[optind - 1];
     die_usage(lacks_value ? "option '%s' wants a value" : "option '%s' is unknown, ambiguous or takes no value", text);
 }
 
-int args_next(args *a, const char **value) {
+int args_next(args *a, const char **value)
+{
     for (;;) {
         int id = getopt_long(a->argc, a->argv, a->shorts, a->longs, NULL);
         *value = optarg;
@@ -212,7 +251,8 @@ int args_next(args *a, const char **value) {
     }
 }
 
-char **args_operands(args *a, int n, const char *names) {
+char **args_operands(args *a, int n, const char *names)
+{
     int given = a->argc - optind;
     if (given < n) {
         die_usage("%s wanted, %d of %d given", names, given, n);
@@ -223,23 +263,26 @@ char **args_operands(args *a, int n, const char *names) {
     return a->argv + optind;
 }
 
-void args_end(args *a) {
+void args_end(args *a)
+{
     free(a->longs);
     free(a->shorts);
 }
 
-static void print_options(const option_desc *options) {
+static void print_options(const option_desc *options)
+{
     enum { COLUMN = 36 };
     for (; options->id != 0; options++) {
         char left[64];
         int n = options->id < 256 ? snprintf(left, sizeof left, "  -%c, ", options->id) : snprintf(left, sizeof left, "      ");
         snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", options->name, options->arg != NULL ? " " : "",
-                      options->arg != NULL ? options->arg : "");
+                 options->arg != NULL ? options->arg : "");
         printf("%-*s%s\n", COLUMN, left, options->help);
     }
 }
 
-void args_help(const command *c) {
+void args_help(const command *c)
+{
     printf("Usage: sae %s %s\n%s.\n\n%s", c->name, c->synopsis, c->summary, c->details);
     if (c->options->id != 0) {
         printf("\nOptions:\n");

@@ -25,9 +25,9 @@ struct args;
 
 typedef struct command {
     const char *name;
-    const char *synopsis; /* operands and the options that matter most */
-    const char *summary;  /* one line */
-    const char *details;  /* paragraphs of --help */
+    const char *synopsis;       /* operands and the options that matter most */
+    const char *summary;        /* one line */
+    const char *details;        /* paragraphs of --help */
     const option_desc *options; /* ends with a zero; besides those of the model */
     void (*run)(struct args *args);
 } command;
@@ -42,10 +42,12 @@ typedef struct args {
 } args;
 
 /* Options with the same meaning everywhere. */
+/* clang-format off */
 #define OPTION_OUTPUT {'o', "output", "FILE", "write to FILE (.npy, .npz, .safetensors), or to standard output with -"}
 #define OPTION_TENSOR {'t', "tensor", "NAME", "the array to read, where ROWS holds several"}
-#define OPTION_DTYPE {'d', "dtype", "TYPE", "f32, f16 or bf16: what ROWS must hold; 2-byte integers of a .npy are read as the bits of bf16"}
+#define OPTION_DTYPE {'d', "dtype", "TYPE", "f32, f16 or bf16: what ROWS must hold; 2-byte integers of a .npy are read as bf16"}
 #define OPTION_JSON {'j', "json", NULL, "print JSON"}
+/* clang-format on */
 
 args args_start(const command *c, int argc, char **argv);
 

@@ -22,7 +22,7 @@ typedef enum elem {
 } elem;
 
 typedef struct array {
-    char *name;      /* "" in a .npy */
+    char *name; /* "" in a .npy */
     elem type;
     char stored[24]; /* the type as the file spells it */
     int ndim;

@@ -33,20 +33,34 @@ typedef struct job {
     double mse, fvu;
 } job;
 
-static bool to_pipe(const job *j) {
+static bool to_pipe(const job *j)
+{
     return j->out_path != NULL && strcmp(j->out_path, "-") == 0;
 }
 
-static void parse(job *j, args *a) {
+static void parse(job *j, args *a)
+{
     const char *value;
     for (int id; (id = args_next(a, &value)) != -1;) {
         switch (id) {
-        case 'o': j->out_path = value; break;
-        case 't': j->tensor = value; break;
-        case 'd': j->bits = dtype_from_option("dtype", value); break;
-        case 'j': j->json = true; break;
-        case ID_COMPARE: j->compare_path = value; break;
-        default: j->out_dtype = dtype_from_option("out-dtype", value); break;
+        case 'o':
+            j->out_path = value;
+            break;
+        case 't':
+            j->tensor = value;
+            break;
+        case 'd':
+            j->bits = dtype_from_option("dtype", value);
+            break;
+        case 'j':
+            j->json = true;
+            break;
+        case ID_COMPARE:
+            j->compare_path = value;
+            break;
+        default:
+            j->out_dtype = dtype_from_option("out-dtype", value);
+            break;
         }
     }
     char **operands = args_operands(a, 2, "PATH and CODES");
@@ -69,7 +83,8 @@ static void parse(job *j, args *a) {
     }
 }
 
-static void begin(job *j, const model_args *m) {
+static void begin(job *j, const model_args *m)
+{
     sae_error err = {.struct_size = sizeof err};
     j->s = session_open(m, j->path, true);
     j->codes = codes_read(j->codes_path, j->s.info.d_sae);
@@ -77,7 +92,8 @@ static void begin(job *j, const model_args *m) {
 }
 
 /* First of all: a mismatch is found before anything is written. */
-static void compare(job *j) {
+static void compare(job *j)
+{
     rows r = rows_open(j->compare_path, j->tensor, j->bits, j->s.info.d_out, "d_out");
     int64_t n = r.n_rows;
     if (n != j->codes.n_rows) {
@@ -99,7 +115,8 @@ static void compare(job *j) {
     rows_close(&r);
 }
 
-static void decode(job *j) {
+static void decode(job *j)
+{
     sae_dtype dtype = j->out_dtype != 0 ? j->out_dtype : SAE_F32;
     int64_t shape[] = {j->codes.n_rows, j->s.info.d_out}, n = j->codes.n_rows;
     size_t row_bytes = (size_t)shape[1] * sae_dtype_bytes(dtype);
@@ -126,7 +143,8 @@ static void decode(job *j) {
     free(indptr);
 }
 
-static void report(const job *j) {
+static void report(const job *j)
+{
     int64_t n = j->codes.n_rows;
     double each = n > 0 ? 1e6 * j->seconds / (double)n : 0;
     if (j->json) {
@@ -153,7 +171,8 @@ static void report(const job *j) {
     fputc('\n', to);
 }
 
-static void run(args *a) {
+static void run(args *a)
+{
     job j = {0};
     parse(&j, a);
     begin(&j, &a->model);

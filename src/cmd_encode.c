@@ -40,28 +40,43 @@ typedef struct job {
     float *scale, *shift; /* sparse, of all rows, where the normalisation needs them */
     json_t *tops;         /* --top with --json */
     int64_t n_rows, nnz, l0_min, l0_max, nonfinite;
-    double seconds;       /* in sae_encode */
+    double seconds; /* in sae_encode */
 } job;
 
 /* Does decoding need what encoding learned about each row? */
-static bool needs_scale(const job *j) {
+static bool needs_scale(const job *j)
+{
     return j->s.info.norm == SAE_NORM_CONSTANT || j->s.info.norm == SAE_NORM_LAYER;
 }
 
-static bool to_pipe(const job *j) {
+static bool to_pipe(const job *j)
+{
     return j->out_path != NULL && strcmp(j->out_path, "-") == 0;
 }
 
-static void parse(job *j, args *a) {
+static void parse(job *j, args *a)
+{
     const char *value;
     for (int id; (id = args_next(a, &value)) != -1;) {
         switch (id) {
-        case 'o': j->out_path = value; break;
-        case 't': j->tensor = value; break;
-        case 'd': j->bits = dtype_from_option("dtype", value); break;
-        case 'j': j->json = true; break;
-        case ID_DENSE: j->dense = true; break;
-        default: j->top = parse_int("--top", value, 1, INT32_MAX); break;
+        case 'o':
+            j->out_path = value;
+            break;
+        case 't':
+            j->tensor = value;
+            break;
+        case 'd':
+            j->bits = dtype_from_option("dtype", value);
+            break;
+        case 'j':
+            j->json = true;
+            break;
+        case ID_DENSE:
+            j->dense = true;
+            break;
+        default:
+            j->top = parse_int("--top", value, 1, INT32_MAX);
+            break;
         }
     }
     char **operands = args_operands(a, 2, "PATH and ROWS");
@@ -78,7 +93,8 @@ static void parse(job *j, args *a) {
     }
 }
 
-static void begin_output(job *j) {
+static void begin_output(job *j)
+{
     if (j->out_path == NULL) {
         return;
     }
@@ -95,7 +111,8 @@ static void begin_output(job *j) {
     j->indptr[0] = 0;
 }
 
-static void begin(job *j, const model_args *m) {
+static void begin(job *j, const model_args *m)
+{
     sae_error err = {.struct_size = sizeof err};
     j->s = session_open(m, j->path, true);
     j->rows = rows_open(j->rows_path, j->tensor, j->bits, j->s.info.d_in, "d_in");
@@ -112,7 +129,8 @@ static void begin(job *j, const model_args *m) {
     begin_output(j);
 }
 
-static void encode_block(job *j, void *x, int64_t n) {
+static void encode_block(job *j, void *x, int64_t n)
+{
     sae_rows r = {.struct_size = sizeof r, .dtype = j->rows.dtype, .x = x, .n_rows = n};
     double start = now();
     sae_status status = sae_encode(j->ctx, &j->codes, &r);
@@ -127,7 +145,8 @@ static void encode_block(job *j, void *x, int64_t n) {
     j->nonfinite += sae_ctx_nonfinite(j->ctx);
 }
 
-static void count_block(job *j, int64_t n) {
+static void count_block(job *j, int64_t n)
+{
     for (int64_t r = 0; r < n; r++) {
         int64_t l0 = j->codes.indptr[r + 1] - j->codes.indptr[r];
         j->l0_min = l0 < j->l0_min ? l0 : j->l0_min;
@@ -135,13 +154,15 @@ static void count_block(job *j, int64_t n) {
     }
 }
 
-static void append(FILE *file, const void *p, int64_t n, size_t each) {
+static void append(FILE *file, const void *p, int64_t n, size_t each)
+{
     if (fwrite(p, each, (size_t)n, file) != (size_t)n) {
         die("a temporary file cannot be written: %s", strerror(errno));
     }
 }
 
-static void write_sparse(job *j, int64_t n) {
+static void write_sparse(job *j, int64_t n)
+{
     const sae_codes *c = &j->codes;
     append(j->indices, c->indices, c->indptr[n], sizeof *c->indices);
     append(j->data, c->values, c->indptr[n], sizeof *c->values);
@@ -158,7 +179,8 @@ static void write_sparse(job *j, int64_t n) {
     }
 }
 
-static void write_dense(job *j, int64_t n) {
+static void write_dense(job *j, int64_t n)
+{
     size_t bytes = (size_t)j->s.info.d_sae * sizeof *j->line;
     for (int64_t r = 0; r < n; r++) {
         memset(j->line, 0, bytes);
@@ -175,12 +197,14 @@ typedef struct pair {
 } pair;
 
 /* Largest value first, then lower index. */
-static int by_value(const void *a, const void *b) {
+static int by_value(const void *a, const void *b)
+{
     const pair *x = a, *y = b;
     return x->value != y->value ? (x->value < y->value) - (x->value > y->value) : (x->index > y->index) - (x->index < y->index);
 }
 
-static void show_text(int64_t row, const pair *pairs, int64_t n, int64_t l0) {
+static void show_text(int64_t row, const pair *pairs, int64_t n, int64_t l0)
+{
     printf("row %-6lld L0 %-5lld", (long long)row, (long long)l0);
     for (int64_t i = 0; i < n; i++) {
         printf("  %d: %.4g", pairs[i].index, (double)pairs[i].value);
@@ -188,7 +212,8 @@ static void show_text(int64_t row, const pair *pairs, int64_t n, int64_t l0) {
     putchar('\n');
 }
 
-static void show_json(json_t *tops, const pair *pairs, int64_t n) {
+static void show_json(json_t *tops, const pair *pairs, int64_t n)
+{
     json_t *list = json_array();
     for (int64_t i = 0; i < n; i++) {
         json_array_append_new(list, json_pack("{s:i, s:o}", "feature", pairs[i].index, "value", report_number((double)pairs[i].value)));
@@ -196,7 +221,8 @@ static void show_json(json_t *tops, const pair *pairs, int64_t n) {
     json_array_append_new(tops, list);
 }
 
-static void show_top(job *j, int64_t n) {
+static void show_top(job *j, int64_t n)
+{
     pair *pairs = take((size_t)j->l0_max, sizeof *pairs);
     for (int64_t r = 0; r < n; r++) {
         int64_t first = j->codes.indptr[r], l0 = j->codes.indptr[r + 1] - first;
@@ -214,7 +240,8 @@ static void show_top(job *j, int64_t n) {
     free(pairs);
 }
 
-static void encode_all(job *j) {
+static void encode_all(job *j)
+{
     void *x = take((size_t)j->room, j->rows.row_bytes);
     progress p = progress_start("encoding", "rows", j->rows.n_rows);
     for (int64_t n; (n = rows_get(&j->rows, x, j->room)) > 0;) {
@@ -237,7 +264,8 @@ static void encode_all(job *j) {
 }
 
 /* The names of scipy.sparse.save_npz, so that scipy.sparse.load_npz reads the file too. */
-static void finish_sparse(job *j) {
+static void finish_sparse(job *j)
+{
     int64_t shape[] = {j->n_rows, j->s.info.d_sae}, two = 2, rows_1 = j->n_rows + 1;
     array arrays[7];
     int n = 0;
@@ -269,17 +297,18 @@ static void finish_sparse(job *j) {
     fclose(j->data);
 }
 
-static void report(job *j) {
+static void report(job *j)
+{
     int64_t n = j->n_rows;
     double mean = n > 0 ? (double)j->nnz / (double)n : 0, each = n > 0 ? 1e6 * j->seconds / (double)n : 0;
     int64_t least = n > 0 ? j->l0_min : 0;
     const char *isa = sae_isa_name(sae_env_isa(j->s.env));
     uint32_t threads = j->s.pool != NULL ? sae_pool_threads(j->s.pool) : 1;
     if (j->json) {
-        json_t *root = json_pack("{s:I, s:i, s:{s:o, s:I, s:I}, s:I, s:o, s:o, s:s, s:i}", "rows", (json_int_t)n, "d_sae",
-                                 j->s.info.d_sae, "l0", "mean", report_number(mean), "min", (json_int_t)least, "max",
-                                 (json_int_t)j->l0_max, "nonfinite", (json_int_t)j->nonfinite, "seconds", report_number(j->seconds),
-                                 "us_per_row", report_number(each), "isa", isa, "threads", (int)threads);
+        json_t *root = json_pack("{s:I, s:i, s:{s:o, s:I, s:I}, s:I, s:o, s:o, s:s, s:i}", "rows", (json_int_t)n, "d_sae", j->s.info.d_sae,
+                                 "l0", "mean", report_number(mean), "min", (json_int_t)least, "max", (json_int_t)j->l0_max, "nonfinite",
+                                 (json_int_t)j->nonfinite, "seconds", report_number(j->seconds), "us_per_row", report_number(each), "isa",
+                                 isa, "threads", (int)threads);
         if (j->tops != NULL) {
             json_object_set_new(root, "top", j->tops);
         }
@@ -292,7 +321,8 @@ static void report(job *j) {
     fprintf(to, "%.3f s, %.1f us per row (%s, %u thread%s)\n", j->seconds, each, isa, threads, threads == 1 ? "" : "s");
 }
 
-static void end(job *j) {
+static void end(job *j)
+{
     rows_close(&j->rows);
     sae_ctx_free(j->ctx);
     session_close(&j->s);
@@ -307,7 +337,8 @@ static void end(job *j) {
     free(j->shift);
 }
 
-static void run(args *a) {
+static void run(args *a)
+{
     job j = {0};
     parse(&j, a);
     begin(&j, &a->model);

@@ -17,7 +17,8 @@ typedef struct facts {
     bool checked;
 } facts;
 
-static spread decoder_norms(const session *s, const char *path) {
+static spread decoder_norms(const session *s, const char *path)
+{
     enum { BLOCK = 256 };
     int64_t n = s->info.d_sae;
     float *rows = take((size_t)BLOCK * (size_t)s->info.d_out, sizeof *rows);
@@ -44,7 +45,8 @@ static spread decoder_norms(const session *s, const char *path) {
     return result;
 }
 
-static spread thresholds(const session *s, const char *path) {
+static spread thresholds(const session *s, const char *path)
+{
     float *t = take((size_t)s->info.d_sae, sizeof *t);
     sae_error err = {.struct_size = sizeof err};
     expect_ok(sae_model_read(s->model, SAE_THRESHOLD, 0, s->info.d_sae, t, &err), &err, path);
@@ -53,7 +55,8 @@ static spread thresholds(const session *s, const char *path) {
     return result;
 }
 
-static facts gather(const session *s, const model_args *m, const char *path) {
+static facts gather(const session *s, const model_args *m, const char *path)
+{
     facts f = {.memory = {.struct_size = sizeof f.memory}, .checked = m->open.check != SAE_NO};
     sae_error err = {.struct_size = sizeof err};
     if (f.checked) {
@@ -70,15 +73,18 @@ static facts gather(const session *s, const model_args *m, const char *path) {
     return f;
 }
 
-static json_t *spread_json(spread s) {
+static json_t *spread_json(spread s)
+{
     return json_pack("{s:o, s:o, s:o}", "min", report_number(s.min), "median", report_number(s.median), "max", report_number(s.max));
 }
 
-static void add_text(json_t *root, const char *key, const session *s, int32_t what) {
+static void add_text(json_t *root, const char *key, const session *s, int32_t what)
+{
     json_object_set_new(root, key, report_text(sae_model_text(s->model, what)));
 }
 
-static void print_json(const session *s, const facts *f) {
+static void print_json(const session *s, const facts *f)
+{
     const sae_info *i = &s->info;
     json_t *root = json_object();
     add_text(root, "path", s, SAE_TEXT_PATH);
@@ -100,10 +106,10 @@ static void print_json(const session *s, const facts *f) {
     json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
     json_object_set_new(root, "decoder_norm", spread_json(f->decoder_norm));
     json_object_set_new(root, "threshold", i->arch == SAE_JUMPRELU ? spread_json(f->threshold) : json_null());
-    json_object_set_new(root, "memory", json_pack("{s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes,
-                                                  "vectors_bytes", (json_int_t)f->memory.vectors_bytes, "rows_bytes",
-                                                  (json_int_t)f->memory.rows_bytes, "panels_bytes", (json_int_t)f->memory.panels_bytes,
-                                                  "ctx_bytes", (json_int_t)f->ctx_bytes));
+    json_object_set_new(root, "memory",
+                        json_pack("{s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes, "vectors_bytes",
+                                  (json_int_t)f->memory.vectors_bytes, "rows_bytes", (json_int_t)f->memory.rows_bytes, "panels_bytes",
+                                  (json_int_t)f->memory.panels_bytes, "ctx_bytes", (json_int_t)f->ctx_bytes));
     json_object_set_new(root, "isa", json_string(sae_isa_name(sae_env_isa(s->env))));
     json_object_set_new(root, "checked", json_boolean(f->checked));
     json_t *warnings = json_array();
@@ -114,21 +120,25 @@ static void print_json(const session *s, const facts *f) {
     report_print(root);
 }
 
-static void text_line(const char *label, const char *text) {
+static void text_line(const char *label, const char *text)
+{
     if (*text != '\0') {
         printf("%-16s %s\n", label, text);
     }
 }
 
-static void spread_line(const char *label, spread s) {
+static void spread_line(const char *label, spread s)
+{
     printf("%-16s min %.6g, median %.6g, max %.6g\n", label, s.min, s.median, s.max);
 }
 
-static double mib(int64_t bytes) {
+static double mib(int64_t bytes)
+{
     return (double)bytes / (1 << 20);
 }
 
-static void print_text(const session *s, const facts *f) {
+static void print_text(const session *s, const facts *f)
+{
     const sae_info *i = &s->info;
     text_line("path", sae_model_text(s->model, SAE_TEXT_PATH));
     printf("%-16s %s %s\n", "format", sae_model_text(s->model, SAE_TEXT_FORMAT), sae_model_text(s->model, SAE_TEXT_FORMAT_VERSION));
@@ -159,7 +169,8 @@ static void print_text(const session *s, const facts *f) {
     }
 }
 
-static void run(args *a) {
+static void run(args *a)
+{
     bool json = false;
     const char *value;
     for (int id; (id = args_next(a, &value)) != -1;) {

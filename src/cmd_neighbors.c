@@ -24,7 +24,8 @@ typedef struct job {
     bool has_feature, json;
 } job;
 
-static void parse(job *j, args *a) {
+static void parse(job *j, args *a)
+{
     const char *value;
     for (int id; (id = args_next(a, &value)) != -1;) {
         switch (id) {
@@ -32,13 +33,19 @@ static void parse(job *j, args *a) {
             j->feature = (int32_t)parse_int("--feature", value, 0, INT32_MAX);
             j->has_feature = true;
             break;
-        case ID_VECTOR: j->vector_path = value; break;
-        case 'k': j->count = (int32_t)parse_int("-k", value, 1, INT32_MAX); break;
+        case ID_VECTOR:
+            j->vector_path = value;
+            break;
+        case 'k':
+            j->count = (int32_t)parse_int("-k", value, 1, INT32_MAX);
+            break;
         case ID_BY:
             j->by_name = value;
             j->by = strcmp(value, "decoder") == 0 ? SAE_BY_DECODER : strcmp(value, "encoder") == 0 ? SAE_BY_ENCODER : 0;
             break;
-        default: j->json = true; break;
+        default:
+            j->json = true;
+            break;
         }
     }
     if (j->by == 0) {
@@ -50,14 +57,16 @@ static void parse(job *j, args *a) {
     j->path = args_operands(a, 1, "PATH")[0];
 }
 
-static void print_text(const job *j, const sae_neighbors *found) {
+static void print_text(const job *j, const sae_neighbors *found)
+{
     printf("%-8s cosine of %s rows\n", "feature", j->by_name);
     for (int32_t i = 0; i < found->n; i++) {
         printf("%-8d %.6f\n", found->features[i], (double)found->cosines[i]);
     }
 }
 
-static void print_json(const job *j, const sae_neighbors *found) {
+static void print_json(const job *j, const sae_neighbors *found)
+{
     json_t *list = json_array();
     for (int32_t i = 0; i < found->n; i++) {
         json_t *cosine = report_number((double)found->cosines[i]);
@@ -70,7 +79,8 @@ static void print_json(const job *j, const sae_neighbors *found) {
     report_print(root);
 }
 
-static void run(args *a) {
+static void run(args *a)
+{
     job j = {.by = SAE_BY_DECODER, .by_name = "decoder", .count = 10};
     parse(&j, a);
     session s = session_open(&a->model, j.path, true);

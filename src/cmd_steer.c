@@ -35,22 +35,24 @@ typedef struct job {
     output_kind kind;
     session s;
     rows rows;
-    sae_unit unit;     /* of the next edit */
+    sae_unit unit; /* of the next edit */
     sae_edit *edits;
     char **vector_path; /* of each edit, NULL for features */
     int64_t n_edits;
-    int32_t *known;    /* features with --max-act, and their values */
+    int32_t *known; /* features with --max-act, and their values */
     float *known_max;
     int64_t n_known;
     int64_t changed;
     double seconds;
 } job;
 
-static bool to_pipe(const job *j) {
+static bool to_pipe(const job *j)
+{
     return strcmp(j->out_path, "-") == 0;
 }
 
-static sae_unit parse_unit(const char *value) {
+static sae_unit parse_unit(const char *value)
+{
     for (sae_unit unit = SAE_UNIT_RAW; unit <= SAE_UNIT_MAX_ACT; unit++) {
         if (strcmp(sae_unit_name(unit), value) == 0) {
             return unit;
@@ -59,7 +61,8 @@ static sae_unit parse_unit(const char *value) {
     die_usage("--unit is raw, unit or max_act, not '%s'", value);
 }
 
-static sae_edit *new_edit(job *j, sae_op op) {
+static sae_edit *new_edit(job *j, sae_op op)
+{
     size_t n = (size_t)++j->n_edits;
     j->edits = retake(j->edits, n, sizeof *j->edits);
     j->vector_path = retake(j->vector_path, n, sizeof *j->vector_path);
@@ -69,7 +72,8 @@ static sae_edit *new_edit(job *j, sae_op op) {
     return e;
 }
 
-static void feature_edit(job *j, sae_op op, const char *value) {
+static void feature_edit(job *j, sae_op op, const char *value)
+{
     char option[16];
     snprintf(option, sizeof option, "--%s", sae_op_name(op));
     sae_edit *e = new_edit(j, op);
@@ -84,7 +88,8 @@ static void feature_edit(job *j, sae_op op, const char *value) {
     free(left);
 }
 
-static void vector_edit(job *j, const char *value) {
+static void vector_edit(job *j, const char *value)
+{
     const char *right;
     char *left = parse_pair("--add-vector", value, &right);
     if (j->unit == SAE_UNIT_MAX_ACT) {
@@ -95,7 +100,8 @@ static void vector_edit(job *j, const char *value) {
     j->vector_path[j->n_edits - 1] = left;
 }
 
-static void max_act(job *j, const char *value) {
+static void max_act(job *j, const char *value)
+{
     const char *right;
     char *left = parse_pair("--max-act", value, &right);
     size_t n = (size_t)++j->n_known;
@@ -109,18 +115,35 @@ static void max_act(job *j, const char *value) {
     free(left);
 }
 
-static void parse(job *j, args *a) {
+static void parse(job *j, args *a)
+{
     const char *value;
     for (int id; (id = args_next(a, &value)) != -1;) {
         switch (id) {
-        case 'o': j->out_path = value; break;
-        case 't': j->tensor = value; break;
-        case 'd': j->bits = dtype_from_option("dtype", value); break;
-        case 'j': j->json = true; break;
-        case ID_UNIT: j->unit = parse_unit(value); break;
-        case ID_MAX_ACT: max_act(j, value); break;
-        case ID_ADD_VECTOR: vector_edit(j, value); break;
-        default: feature_edit(j, (sae_op)(id - ID_OP), value); break;
+        case 'o':
+            j->out_path = value;
+            break;
+        case 't':
+            j->tensor = value;
+            break;
+        case 'd':
+            j->bits = dtype_from_option("dtype", value);
+            break;
+        case 'j':
+            j->json = true;
+            break;
+        case ID_UNIT:
+            j->unit = parse_unit(value);
+            break;
+        case ID_MAX_ACT:
+            max_act(j, value);
+            break;
+        case ID_ADD_VECTOR:
+            vector_edit(j, value);
+            break;
+        default:
+            feature_edit(j, (sae_op)(id - ID_OP), value);
+            break;
         }
     }
     char **operands = args_operands(a, 2, "PATH and ROWS");
@@ -139,7 +162,8 @@ static void parse(job *j, args *a) {
 }
 
 /* --max-act may follow the edit it is for. */
-static void give_max_acts(job *j) {
+static void give_max_acts(job *j)
+{
     for (int64_t i = 0; i < j->n_edits; i++) {
         sae_edit *e = &j->edits[i];
         if (e->unit != SAE_UNIT_MAX_ACT) {
@@ -154,7 +178,8 @@ static void give_max_acts(job *j) {
     }
 }
 
-static sae_plan *compile(job *j) {
+static sae_plan *compile(job *j)
+{
     sae_error err = {.struct_size = sizeof err};
     float **vectors = take((size_t)j->n_edits, sizeof *vectors);
     for (int64_t i = 0; i < j->n_edits; i++) {
@@ -175,7 +200,8 @@ static sae_plan *compile(job *j) {
     return plan;
 }
 
-static int64_t count_changes(const char *before, const char *after, size_t row_bytes, int64_t n) {
+static int64_t count_changes(const char *before, const char *after, size_t row_bytes, int64_t n)
+{
     int64_t changed = 0;
     for (int64_t r = 0; r < n; r++) {
         changed += memcmp(before + (size_t)r * row_bytes, after + (size_t)r * row_bytes, row_bytes) != 0;
@@ -183,7 +209,8 @@ static int64_t count_changes(const char *before, const char *after, size_t row_b
     return changed;
 }
 
-static void steer(job *j, const sae_plan *plan) {
+static void steer(job *j, const sae_plan *plan)
+{
     sae_error err = {.struct_size = sizeof err};
     int64_t room = rows_block(&j->rows), done = 0;
     const array *a = j->rows.a;
@@ -211,7 +238,8 @@ static void steer(job *j, const sae_plan *plan) {
     free(x);
 }
 
-static void report(const job *j) {
+static void report(const job *j)
+{
     int64_t n = j->rows.n_rows;
     double each = n > 0 ? 1e6 * j->seconds / (double)n : 0;
     if (j->json) {
@@ -224,7 +252,8 @@ static void report(const job *j) {
             (long long)n, (long long)j->n_edits, j->seconds, each);
 }
 
-static void end(job *j) {
+static void end(job *j)
+{
     rows_close(&j->rows);
     session_close(&j->s);
     for (int64_t i = 0; i < j->n_edits; i++) {
@@ -236,7 +265,8 @@ static void end(job *j) {
     free(j->known_max);
 }
 
-static void run(args *a) {
+static void run(args *a)
+{
     job j = {.unit = SAE_UNIT_RAW};
     parse(&j, a);
     give_max_acts(&j);

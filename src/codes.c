@@ -4,7 +4,8 @@
 #include <string.h>
 
 /* A one-dimensional array of the file, by name. */
-static int vector_find(const input *in, const char *name, uint64_t *count) {
+static int vector_find(const input *in, const char *name, uint64_t *count)
+{
     int i = input_find(in, name);
     uint64_t bytes;
     if (i >= 0 && (in->arrays[i].ndim != 1 || !array_count(&in->arrays[i], count, &bytes))) {
@@ -13,7 +14,8 @@ static int vector_find(const input *in, const char *name, uint64_t *count) {
     return i;
 }
 
-static void *integers(input *in, int i, const char *name, bool wide, uint64_t count) {
+static void *integers(input *in, int i, const char *name, bool wide, uint64_t count)
+{
     elem type = in->arrays[i].type;
     if (type != ELEM_I32 && type != ELEM_I64) {
         die("%s: '%s' holds '%s', int32 or int64 was expected", in->name, name, in->arrays[i].stored);
@@ -37,7 +39,8 @@ static void *integers(input *in, int i, const char *name, bool wide, uint64_t co
     return other;
 }
 
-static float *floats(input *in, int i, const char *name, uint64_t count, uint64_t wanted) {
+static float *floats(input *in, int i, const char *name, uint64_t count, uint64_t wanted)
+{
     if (in->arrays[i].type != ELEM_F32) {
         die("%s: '%s' holds '%s', float32 was expected", in->name, name, in->arrays[i].stored);
     }
@@ -47,13 +50,15 @@ static float *floats(input *in, int i, const char *name, uint64_t count, uint64_
     return input_all(in, i);
 }
 
-static float *optional(input *in, const char *name, uint64_t wanted) {
+static float *optional(input *in, const char *name, uint64_t wanted)
+{
     uint64_t count;
     int i = vector_find(in, name, &count);
     return i >= 0 ? floats(in, i, name, count, wanted) : NULL;
 }
 
-static void check_shape(input *in, int64_t n_rows, int64_t d_sae) {
+static void check_shape(input *in, int64_t n_rows, int64_t d_sae)
+{
     uint64_t count;
     int i = vector_find(in, "shape", &count);
     if (i < 0) {
@@ -73,7 +78,8 @@ static void check_shape(input *in, int64_t n_rows, int64_t d_sae) {
     }
 }
 
-static void check_format(input *in) {
+static void check_format(input *in)
+{
     int i = input_find(in, "format");
     if (i >= 0 && in->arrays[i].type == ELEM_S3) {
         char *text = input_all(in, i);
@@ -84,7 +90,8 @@ static void check_format(input *in) {
     }
 }
 
-static sae_codes sparse(input *in, int64_t d_sae) {
+static sae_codes sparse(input *in, int64_t d_sae)
+{
     sae_codes c = {.struct_size = sizeof c};
     uint64_t rows_1, n_indices, n_values;
     const char *values = input_find(in, "data") >= 0 ? "data" : "values";
@@ -115,7 +122,8 @@ static sae_codes sparse(input *in, int64_t d_sae) {
     return c;
 }
 
-static sae_codes dense(input *in, int which, int64_t d_sae) {
+static sae_codes dense(input *in, int which, int64_t d_sae)
+{
     const array *a = &in->arrays[which];
     uint64_t count = 0, bytes;
     array_count(a, &count, &bytes);
@@ -149,14 +157,16 @@ static sae_codes dense(input *in, int which, int64_t d_sae) {
     return c;
 }
 
-sae_codes codes_read(const char *path, int64_t d_sae) {
+sae_codes codes_read(const char *path, int64_t d_sae)
+{
     input *in = input_open(path);
     sae_codes c = in->n == 1 ? dense(in, 0, d_sae) : sparse(in, d_sae);
     input_close(in);
     return c;
 }
 
-sae_codes codes_slice(const sae_codes *all, int64_t first, int64_t n, int64_t *indptr) {
+sae_codes codes_slice(const sae_codes *all, int64_t first, int64_t n, int64_t *indptr)
+{
     sae_codes c = *all;
     int64_t base = all->indptr[first];
     for (int64_t r = 0; r <= n; r++) {
@@ -172,7 +182,8 @@ sae_codes codes_slice(const sae_codes *all, int64_t first, int64_t n, int64_t *i
     return c;
 }
 
-void codes_free(sae_codes *c) {
+void codes_free(sae_codes *c)
+{
     free(c->indptr);
     free(c->indices);
     free(c->values);

@@ -6,7 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-size_t input_raw(void *from, void *buf, size_t n) {
+size_t input_raw(void *from, void *buf, size_t n)
+{
     input *in = from;
     size_t early = in->head_n - in->head_at < n ? in->head_n - in->head_at : n;
     memcpy(buf, in->head + in->head_at, early);
@@ -18,7 +19,8 @@ size_t input_raw(void *from, void *buf, size_t n) {
     return got;
 }
 
-array *input_add(input *in, const char *name, uint64_t offset, uint64_t index) {
+array *input_add(input *in, const char *name, uint64_t offset, uint64_t index)
+{
     size_t room = (size_t)in->n + 1;
     in->arrays = retake(in->arrays, room, sizeof *in->arrays);
     in->offset = retake(in->offset, room, sizeof *in->offset);
@@ -31,7 +33,8 @@ array *input_add(input *in, const char *name, uint64_t offset, uint64_t index) {
     return a;
 }
 
-static void npy_list(input *in) {
+static void npy_list(input *in)
+{
     array *a = input_add(in, "", 0, 0);
     in->offset[0] = npy_header_read(a, in->name, input_raw, in);
     uint64_t count, bytes;
@@ -45,7 +48,8 @@ static void npy_list(input *in) {
 }
 
 /* Zip and safetensors are read with seeks: a pipe is copied to a temporary file first. */
-static void spool(input *in) {
+static void spool(input *in)
+{
     in->spool = temp_open(NULL);
     in->spooled = true;
     static char block[65536];
@@ -70,7 +74,8 @@ static void spool(input *in) {
     in->head_n = in->head_at = 0;
 }
 
-static void look(input *in) {
+static void look(input *in)
+{
     in->head_n = fread(in->head, 1, sizeof in->head, in->file);
     if (in->head_n >= 6 && memcmp(in->head, "\x93NUMPY", 6) == 0) {
         in->kind = INPUT_NPY;
@@ -87,7 +92,8 @@ static void look(input *in) {
     }
 }
 
-input *input_open(const char *path) {
+input *input_open(const char *path)
+{
     input *in = take(1, sizeof *in);
     bool standard = strcmp(path, "-") == 0;
     *in = (input){.name = standard ? "standard input" : path, .path = path, .current = -1};
@@ -115,7 +121,8 @@ input *input_open(const char *path) {
     return in;
 }
 
-int input_find(const input *in, const char *name) {
+int input_find(const input *in, const char *name)
+{
     for (int i = 0; i < in->n; i++) {
         if (strcmp(in->arrays[i].name, name) == 0) {
             return i;
@@ -124,7 +131,8 @@ int input_find(const input *in, const char *name) {
     return -1;
 }
 
-int input_choose(const input *in, const char *name, const char *option) {
+int input_choose(const input *in, const char *name, const char *option)
+{
     int i = name != NULL ? input_find(in, name) : 0;
     if (i >= 0 && in->n > 0 && (name != NULL || in->n == 1)) {
         return i;
@@ -149,7 +157,8 @@ int input_choose(const input *in, const char *name, const char *option) {
     die("%s: holds %d arrays, choose one with %s NAME: %s", in->name, in->n, option, names);
 }
 
-void input_start(input *in, int i) {
+void input_start(input *in, int i)
+{
     array *a = &in->arrays[i];
     uint64_t count;
     if (a->type == ELEM_OTHER || !array_count(a, &count, &in->left)) {
@@ -165,7 +174,8 @@ void input_start(input *in, int i) {
 }
 
 /* All elements have been read: is this really the end? */
-static void finish(input *in) {
+static void finish(input *in)
+{
     unsigned char more;
     if (in->kind == INPUT_NPZ) {
         npz_finish(in);
@@ -175,7 +185,8 @@ static void finish(input *in) {
     in->current = -1;
 }
 
-void input_get(input *in, void *buf, size_t bytes) {
+void input_get(input *in, void *buf, size_t bytes)
+{
     if (bytes > 0) {
         size_t got = in->kind == INPUT_NPZ ? npz_get(in, buf, bytes) : input_raw(in, buf, bytes);
         if (got != bytes) {
@@ -189,7 +200,8 @@ void input_get(input *in, void *buf, size_t bytes) {
     }
 }
 
-void *input_all(input *in, int i) {
+void *input_all(input *in, int i)
+{
     enum { STEP = 1 << 26 };
     input_start(in, i);
     char *all = take(in->pipe ? 0 : (size_t)in->left, 1);
@@ -205,7 +217,8 @@ void *input_all(input *in, int i) {
     return all;
 }
 
-void input_close(input *in) {
+void input_close(input *in)
+{
     if (in->zip != NULL) {
         unzClose(in->zip);
     }

@@ -11,8 +11,8 @@
 typedef enum input_kind { INPUT_NPY, INPUT_NPZ, INPUT_SAFETENSORS } input_kind;
 
 typedef struct input {
-    const char *name;      /* for sentences: the path, or "standard input" */
-    const char *path;      /* to open it by; of the spooled copy when the input was a pipe */
+    const char *name; /* for sentences: the path, or "standard input" */
+    const char *path; /* to open it by; of the spooled copy when the input was a pipe */
     input_kind kind;
     FILE *file;
     bool pipe;             /* no size, no seeking */
@@ -22,12 +22,12 @@ typedef struct input {
     temp spool;
     bool spooled;
     unzFile zip;
-    array *arrays;         /* [n] */
-    uint64_t *offset;      /* [n] of the elements: in the file (npy, safetensors), in the directory of the zip (npz) */
-    uint64_t *index;       /* [n] number of the file in the zip (npz) */
+    array *arrays;    /* [n] */
+    uint64_t *offset; /* [n] of the elements: in the file (npy, safetensors), in the directory of the zip (npz) */
+    uint64_t *index;  /* [n] number of the file in the zip (npz) */
     int n;
-    int current;           /* being read, -1 = none */
-    uint64_t left;         /* its bytes that are still to come */
+    int current;   /* being read, -1 = none */
+    uint64_t left; /* its bytes that are still to come */
 } input;
 
 /* Opens a path, or "-" for standard input, and reads the names, types and shapes of all arrays. */

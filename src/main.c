@@ -6,7 +6,8 @@
 static const command *const commands[] = {&cmd_info, &cmd_encode, &cmd_decode, &cmd_neighbors, &cmd_steer};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
-static void print_help(void) {
+static void print_help(void)
+{
     printf("Usage: sae COMMAND ...\n"
            "Sparse autoencoders: look into them, encode rows of activations, decode, compare and steer.\n\nCommands:\n");
     for (int i = 0; i < N_COMMANDS; i++) {
@@ -17,12 +18,14 @@ static void print_help(void) {
            "Exit status: 0 done, 1 failed (one sentence on standard error says why), 2 the command line is wrong.\n");
 }
 
-static void print_version(void) {
+static void print_version(void)
+{
     uint32_t v = sae_version();
     printf("sae %u.%u.%u\n", v >> 16, v >> 8 & 0xff, v & 0xff);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     say_start();
     const char *name = argc > 1 ? argv[1] : "";
     for (int i = 0; i < N_COMMANDS; i++) {

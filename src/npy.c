@@ -13,17 +13,20 @@ typedef struct cursor {
     const char *file;
 } cursor;
 
-_Noreturn static void damaged(const char *file, const char *what) {
+_Noreturn static void damaged(const char *file, const char *what)
+{
     die("%s: the .npy header is damaged: %s", file, what);
 }
 
-static void skip_space(cursor *c) {
+static void skip_space(cursor *c)
+{
     while (isspace((unsigned char)*c->at)) {
         c->at++;
     }
 }
 
-static bool eat(cursor *c, char wanted) {
+static bool eat(cursor *c, char wanted)
+{
     skip_space(c);
     if (*c->at != wanted) {
         return false;
@@ -32,13 +35,15 @@ static bool eat(cursor *c, char wanted) {
     return true;
 }
 
-static void expect(cursor *c, char wanted, const char *what) {
+static void expect(cursor *c, char wanted, const char *what)
+{
     if (!eat(c, wanted)) {
         damaged(c->file, what);
     }
 }
 
-static void quoted(cursor *c, char *out, size_t bytes) {
+static void quoted(cursor *c, char *out, size_t bytes)
+{
     skip_space(c);
     char quote = *c->at;
     const char *end = quote == '\'' || quote == '"' ? strchr(c->at + 1, quote) : NULL;
@@ -51,7 +56,8 @@ static void quoted(cursor *c, char *out, size_t bytes) {
     c->at = end + 1;
 }
 
-static bool truth(cursor *c) {
+static bool truth(cursor *c)
+{
     skip_space(c);
     bool yes = strncmp(c->at, "True", 4) == 0;
     if (!yes && strncmp(c->at, "False", 5) != 0) {
@@ -61,7 +67,8 @@ static bool truth(cursor *c) {
     return yes;
 }
 
-static void shape(cursor *c, array *out) {
+static void shape(cursor *c, array *out)
+{
     expect(c, '(', "shape is not a tuple");
     out->ndim = 0;
     while (!eat(c, ')')) {
@@ -83,7 +90,8 @@ static void shape(cursor *c, array *out) {
     }
 }
 
-static void type(cursor *c, array *out) {
+static void type(cursor *c, array *out)
+{
     skip_space(c);
     if (*c->at == '[') {
         die("%s: a structured dtype (several fields per element) is not read", c->file);
@@ -98,7 +106,8 @@ static void type(cursor *c, array *out) {
     out->type = elem_from_npy(out->stored);
 }
 
-static void dict(array *out, const char *file, const char *text) {
+static void dict(array *out, const char *file, const char *text)
+{
     cursor c = {text, file};
     bool has_type = false, has_order = false, has_shape = false, fortran = false;
     expect(&c, '{', "it is no dict");
@@ -134,7 +143,8 @@ static void dict(array *out, const char *file, const char *text) {
     }
 }
 
-size_t npy_header_read(array *out, const char *file, npy_read read, void *from) {
+size_t npy_header_read(array *out, const char *file, npy_read read, void *from)
+{
     unsigned char frame[12];
     if (read(from, frame, 10) != 10 || memcmp(frame, "\x93NUMPY", 6) != 0) {
         damaged(file, "the magic bytes are missing");
@@ -163,7 +173,8 @@ size_t npy_header_read(array *out, const char *file, npy_read read, void *from) 
     return 10 + wide + n;
 }
 
-size_t npy_header_make(char buf[NPY_HEADER_MAX], const array *a) {
+size_t npy_header_make(char buf[NPY_HEADER_MAX], const array *a)
+{
     enum { FRAME = 10, ALIGN = 64 };
     char *text = buf + FRAME;
     size_t room = NPY_HEADER_MAX - FRAME;

@@ -7,11 +7,13 @@
 /* Deflate cannot expand a byte to more than this many. */
 enum { DEFLATE_MAX_RATIO = 1032 };
 
-static size_t member_read(void *from, void *buf, size_t n) {
+static size_t member_read(void *from, void *buf, size_t n)
+{
     return npz_get(from, buf, n);
 }
 
-size_t npz_get(input *in, void *buf, size_t n) {
+size_t npz_get(input *in, void *buf, size_t n)
+{
     size_t got = 0;
     while (got < n) {
         unsigned part = n - got < INT_MAX ? (unsigned)(n - got) : INT_MAX;
@@ -28,7 +30,8 @@ size_t npz_get(input *in, void *buf, size_t n) {
 }
 
 /* The file the zip stands at, if it is an array. */
-static void list_one(input *in) {
+static void list_one(input *in)
+{
     char name[256];
     unz_file_info64 info;
     if (unzGetCurrentFileInfo64(in->zip, &info, name, sizeof name, NULL, 0, NULL, 0) != UNZ_OK) {
@@ -66,7 +69,8 @@ static void list_one(input *in) {
     }
 }
 
-void npz_list(input *in) {
+void npz_list(input *in)
+{
     if (memcmp(in->head, "PK\5\6", 4) == 0) {
         return; /* a zip without files, which minizip takes for damaged */
     }
@@ -84,7 +88,8 @@ void npz_list(input *in) {
     }
 }
 
-void npz_start(input *in, int i) {
+void npz_start(input *in, int i)
+{
     unz64_file_pos pos = {.pos_in_zip_directory = in->offset[i], .num_of_file = in->index[i]};
     if (unzGoToFilePos64(in->zip, &pos) != UNZ_OK || unzOpenCurrentFile(in->zip) != UNZ_OK) {
         die("%s: array '%s' cannot be unpacked", in->name, in->arrays[i].name);
@@ -93,7 +98,8 @@ void npz_start(input *in, int i) {
     npy_header_read(&again, in->name, member_read, in);
 }
 
-void npz_finish(input *in) {
+void npz_finish(input *in)
+{
     int r = unzCloseCurrentFile(in->zip);
     if (r != UNZ_OK) {
         die("%s: array '%s' is damaged: its checksum does not fit", in->name, in->arrays[in->current].name);

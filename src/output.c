@@ -17,25 +17,28 @@ struct output {
     output_kind kind;
     array *arrays;
     int n;
-    int current;      /* being written */
-    uint64_t left;    /* its bytes that are missing */
-    FILE *file;       /* npy, safetensors */
-    zipFile zip;      /* npz */
-    temp temp;        /* unless the elements go straight to a pipe */
+    int current;   /* being written */
+    uint64_t left; /* its bytes that are missing */
+    FILE *file;    /* npy, safetensors */
+    zipFile zip;   /* npz */
+    temp temp;     /* unless the elements go straight to a pipe */
     bool has_temp;
-    FILE *pipe;       /* standard output, a FIFO or a device; NULL for a regular file */
+    FILE *pipe; /* standard output, a FIFO or a device; NULL for a regular file */
 };
 
-_Noreturn static void failed(const output *out) {
+_Noreturn static void failed(const output *out)
+{
     die("%s: cannot write: %s", out->name, errno != 0 ? strerror(errno) : "the zip writer failed");
 }
 
-static bool ends_in(const char *path, const char *end) {
+static bool ends_in(const char *path, const char *end)
+{
     size_t n = strlen(path), m = strlen(end);
     return n > m && strcmp(path + n - m, end) == 0;
 }
 
-output_kind output_kind_of(const char *path, bool several) {
+output_kind output_kind_of(const char *path, bool several)
+{
     if (strcmp(path, "-") == 0) {
         return several ? OUTPUT_NPZ : OUTPUT_NPY;
     }
@@ -54,7 +57,8 @@ output_kind output_kind_of(const char *path, bool several) {
     return OUTPUT_NPY;
 }
 
-static void put(output *out, const void *p, size_t bytes) {
+static void put(output *out, const void *p, size_t bytes)
+{
     errno = 0;
     if (out->kind != OUTPUT_NPZ) {
         if (fwrite(p, 1, bytes, out->file) != bytes) {
@@ -71,12 +75,14 @@ static void put(output *out, const void *p, size_t bytes) {
     }
 }
 
-static void npy_begin(output *out, const array *a) {
+static void npy_begin(output *out, const array *a)
+{
     char header[NPY_HEADER_MAX];
     put(out, header, npy_header_make(header, a));
 }
 
-static void npz_begin(output *out, const array *a) {
+static void npz_begin(output *out, const array *a)
+{
     char name[256];
     snprintf(name, sizeof name, "%s.npy", a->name);
     zip_fileinfo info = {.dosDate = 1 << 5 | 1}; /* 1 January 1980: the same arrays give the same bytes */
@@ -88,7 +94,8 @@ static void npz_begin(output *out, const array *a) {
     npy_begin(out, a);
 }
 
-static void safetensors_begin(output *out) {
+static void safetensors_begin(output *out)
+{
     json_t *root = json_object();
     json_int_t at = 0;
     for (int i = 0; i < out->n; i++) {
@@ -123,7 +130,8 @@ static void safetensors_begin(output *out) {
 }
 
 /* Moves to the next array that has elements; empty ones are written on the way. */
-static void advance(output *out) {
+static void advance(output *out)
+{
     while (out->left == 0 && out->current < out->n) {
         if (out->kind == OUTPUT_NPZ && out->current >= 0 && zipCloseFileInZip(out->zip) != ZIP_OK) {
             failed(out);
@@ -146,7 +154,8 @@ static void advance(output *out) {
 
 /* Where the bytes go: a temporary file beside a regular file (the target of a link, so that the link stays), or the pipe itself. A zip
  * needs to seek and always goes to a file first. */
-static void open_target(output *out, const char *path) {
+static void open_target(output *out, const char *path)
+{
     struct stat st;
     if (strcmp(path, "-") == 0) {
         out->name = "standard output";
@@ -176,7 +185,8 @@ static void open_target(output *out, const char *path) {
     }
 }
 
-output *output_open(const char *path, output_kind kind, array *arrays, int n) {
+output *output_open(const char *path, output_kind kind, array *arrays, int n)
+{
     output *out = take(1, sizeof *out);
     *out = (output){.name = path, .kind = kind, .n = n, .current = -1};
     out->arrays = memcpy(take((size_t)n, sizeof *arrays), arrays, (size_t)n * sizeof *arrays);
@@ -189,7 +199,8 @@ output *output_open(const char *path, output_kind kind, array *arrays, int n) {
     return out;
 }
 
-void output_put(output *out, const void *p, size_t bytes) {
+void output_put(output *out, const void *p, size_t bytes)
+{
     for (const char *at = p; bytes > 0;) {
         if (out->current == out->n) {
             die("%s: more elements than its shape has", out->name);
@@ -203,7 +214,8 @@ void output_put(output *out, const void *p, size_t bytes) {
     }
 }
 
-void output_put_file(output *out, FILE *file) {
+void output_put_file(output *out, FILE *file)
+{
     static char block[65536];
     size_t n;
     rewind(file);
@@ -215,7 +227,8 @@ void output_put_file(output *out, FILE *file) {
     }
 }
 
-static void copy_to_pipe(output *out) {
+static void copy_to_pipe(output *out)
+{
     static char block[65536];
     FILE *from = fopen(out->temp.path, "rb");
     size_t n;
@@ -230,7 +243,8 @@ static void copy_to_pipe(output *out) {
     fclose(from);
 }
 
-void output_commit(output *out) {
+void output_commit(output *out)
+{
     if (out->current < out->n) {
         die("%s: %llu bytes of array '%s' are missing", out->name, (unsigned long long)out->left, out->arrays[out->current].name);
     }

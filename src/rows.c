@@ -1,6 +1,7 @@
 #include "rows.h"
 
-static sae_dtype dtype_of(const input *in, const array *a, sae_dtype bits) {
+static sae_dtype dtype_of(const input *in, const array *a, sae_dtype bits)
+{
     sae_dtype dtype = a->type == ELEM_U16 ? bits : elem_to_dtype(a->type);
     if (dtype == SAE_F32 && a->type == ELEM_U16) {
         die_usage("--dtype f32: %s holds 2-byte elements, which are f16 or bf16", in->name);
@@ -18,7 +19,8 @@ static sae_dtype dtype_of(const input *in, const array *a, sae_dtype bits) {
 }
 
 /* How many leading dimensions count rows: all but the last, or all but the last two when only these make d. */
-static int row_dims(const array *a, int64_t d) {
+static int row_dims(const array *a, int64_t d)
+{
     int n = a->ndim;
     if (n >= 1 && a->shape[n - 1] == d) {
         return n - 1;
@@ -28,7 +30,8 @@ static int row_dims(const array *a, int64_t d) {
     return heads ? n - 2 : -1;
 }
 
-rows rows_open(const char *path, const char *tensor, sae_dtype bits, int64_t d, const char *what) {
+rows rows_open(const char *path, const char *tensor, sae_dtype bits, int64_t d, const char *what)
+{
     input *in = input_open(path);
     int i = input_choose(in, tensor, "--tensor");
     rows r = {.in = in, .a = &in->arrays[i], .n_rows = 1};
@@ -45,13 +48,15 @@ rows rows_open(const char *path, const char *tensor, sae_dtype bits, int64_t d, 
     return r;
 }
 
-int64_t rows_block(const rows *r) {
+int64_t rows_block(const rows *r)
+{
     enum { BYTES = 16 << 20, LEAST = 64, MOST = 4096 };
     int64_t n = (int64_t)(BYTES / r->row_bytes) / LEAST * LEAST;
     return n < LEAST ? LEAST : n > MOST ? MOST : n;
 }
 
-int64_t rows_get(rows *r, void *buf, int64_t n) {
+int64_t rows_get(rows *r, void *buf, int64_t n)
+{
     if (n > r->n_rows - r->done) {
         n = r->n_rows - r->done;
     }
@@ -60,11 +65,13 @@ int64_t rows_get(rows *r, void *buf, int64_t n) {
     return n;
 }
 
-void rows_close(rows *r) {
+void rows_close(rows *r)
+{
     input_close(r->in);
 }
 
-float *vector_read(const char *path, int64_t d, const char *what) {
+float *vector_read(const char *path, int64_t d, const char *what)
+{
     input *in = input_open(path);
     int i = input_choose(in, NULL, NULL);
     const array *a = &in->arrays[i];

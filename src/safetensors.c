@@ -7,7 +7,8 @@
 
 enum { HEADER_LIMIT = 100 * 1000 * 1000 }; /* as the reference implementation */
 
-static json_t *header(input *in, uint64_t *data_at) {
+static json_t *header(input *in, uint64_t *data_at)
+{
     unsigned char frame[8];
     uint64_t n = 0;
     if (input_raw(in, frame, 8) != 8) {
@@ -34,14 +35,16 @@ static json_t *header(input *in, uint64_t *data_at) {
     return root;
 }
 
-static int64_t size_of(const input *in, const char *name, json_t *value) {
+static int64_t size_of(const input *in, const char *name, json_t *value)
+{
     if (!json_is_integer(value) || json_integer_value(value) < 0) {
         die("%s: tensor '%s' has a size or offset that is no count", in->name, name);
     }
     return json_integer_value(value);
 }
 
-static void tensor(input *in, const char *name, json_t *entry, uint64_t data_at) {
+static void tensor(input *in, const char *name, json_t *entry, uint64_t data_at)
+{
     json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape");
     json_t *offsets = json_object_get(entry, "data_offsets");
     if (!json_is_string(dtype) || !json_is_array(shape) || json_array_size(offsets) != 2) {
@@ -70,12 +73,14 @@ static void tensor(input *in, const char *name, json_t *entry, uint64_t data_at)
     }
 }
 
-void safetensors_list(input *in) {
+void safetensors_list(input *in)
+{
     uint64_t data_at;
     json_t *root = header(in, &data_at);
     const char *name;
     json_t *entry;
-    json_object_foreach(root, name, entry) {
+    json_object_foreach(root, name, entry)
+    {
         if (strcmp(name, "__metadata__") != 0) {
             tensor(in, name, entry, data_at);
         }

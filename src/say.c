@@ -18,7 +18,8 @@ static volatile sig_atomic_t temp_used[MAX_TEMPS];
 static const char *command_name;
 static bool line_open; /* a progress line waits to be wiped */
 
-static void remove_temps(void) {
+static void remove_temps(void)
+{
     for (int i = 0; i < MAX_TEMPS; i++) {
         if (temp_used[i]) {
             unlink(temp_paths[i]);
@@ -27,13 +28,15 @@ static void remove_temps(void) {
     }
 }
 
-static void on_signal(int number) {
+static void on_signal(int number)
+{
     remove_temps();
     signal(number, SIG_DFL);
     raise(number);
 }
 
-void say_start(void) {
+void say_start(void)
+{
     static const int ends[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         struct sigaction old;
@@ -44,25 +47,29 @@ void say_start(void) {
     }
 }
 
-void say_command(const char *command) {
+void say_command(const char *command)
+{
     command_name = command;
 }
 
-static void wipe_line(void) {
+static void wipe_line(void)
+{
     if (line_open) {
         fputs("\r\033[K", stderr);
         line_open = false;
     }
 }
 
-__attribute__((format(printf, 2, 0))) static void sentence(const char *kind, const char *fmt, va_list args) {
+__attribute__((format(printf, 2, 0))) static void sentence(const char *kind, const char *fmt, va_list args)
+{
     wipe_line();
     fflush(stdout);
     fprintf(stderr, "sae%s%s: %s", command_name ? " " : "", command_name ? command_name : "", kind);
     vfprintf(stderr, fmt, args);
 }
 
-void die(const char *fmt, ...) {
+void die(const char *fmt, ...)
+{
     va_list args;
     va_start(args, fmt);
     sentence("", fmt, args);
@@ -72,7 +79,8 @@ void die(const char *fmt, ...) {
     exit(STATUS_FAILED);
 }
 
-void die_usage(const char *fmt, ...) {
+void die_usage(const char *fmt, ...)
+{
     va_list args;
     va_start(args, fmt);
     sentence("", fmt, args);
@@ -82,7 +90,8 @@ void die_usage(const char *fmt, ...) {
     exit(STATUS_USAGE);
 }
 
-void warn(const char *fmt, ...) {
+void warn(const char *fmt, ...)
+{
     va_list args;
     va_start(args, fmt);
     sentence("warning: ", fmt, args);
@@ -90,17 +99,20 @@ void warn(const char *fmt, ...) {
     fputc('\n', stderr);
 }
 
-void finish_stdout(void) {
+void finish_stdout(void)
+{
     if (fflush(stdout) != 0 || ferror(stdout)) {
         die("cannot write to standard output: %s", strerror(errno));
     }
 }
 
-void *take(size_t n, size_t each) {
+void *take(size_t n, size_t each)
+{
     return retake(NULL, n, each);
 }
 
-void *retake(void *p, size_t n, size_t each) {
+void *retake(void *p, size_t n, size_t each)
+{
     size_t bytes;
     if (__builtin_mul_overflow(n, each, &bytes)) {
         die("%zu elements of %zu bytes are more than this machine can address", n, each);
@@ -112,17 +124,20 @@ void *retake(void *p, size_t n, size_t each) {
     return q;
 }
 
-char *take_text(const char *s) {
+char *take_text(const char *s)
+{
     size_t bytes = strlen(s) + 1;
     return memcpy(take(bytes, 1), s, bytes);
 }
 
-static const char *temp_folder(void) {
+static const char *temp_folder(void)
+{
     const char *folder = getenv("TMPDIR");
     return folder != NULL && *folder != '\0' ? folder : "/tmp";
 }
 
-temp temp_open(const char *beside) {
+temp temp_open(const char *beside)
+{
     int slot = 0;
     while (slot < MAX_TEMPS && temp_used[slot]) {
         slot++;
@@ -143,7 +158,8 @@ temp temp_open(const char *beside) {
     return t;
 }
 
-static void forget(temp *t) {
+static void forget(temp *t)
+{
     for (int i = 0; i < MAX_TEMPS; i++) {
         if (t->path == temp_paths[i]) {
             temp_used[i] = 0;
@@ -153,7 +169,8 @@ static void forget(temp *t) {
     t->fd = -1;
 }
 
-void temp_rename(temp *t, const char *path) {
+void temp_rename(temp *t, const char *path)
+{
     mode_t mask = umask(0);
     umask(mask);
     if (fchmod(t->fd, 0666 & ~mask) != 0 || rename(t->path, path) != 0) { /* mkstemp makes private files */
@@ -162,12 +179,14 @@ void temp_rename(temp *t, const char *path) {
     forget(t);
 }
 
-void temp_remove(temp *t) {
+void temp_remove(temp *t)
+{
     unlink(t->path);
     forget(t);
 }
 
-FILE *scratch_file(void) {
+FILE *scratch_file(void)
+{
     temp t = temp_open(NULL);
     FILE *file = fdopen(dup(t.fd), "w+b");
     if (file == NULL) {
@@ -177,18 +196,21 @@ FILE *scratch_file(void) {
     return file;
 }
 
-double now(void) {
+double now(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-progress progress_start(const char *verb, const char *noun, int64_t total) {
+progress progress_start(const char *verb, const char *noun, int64_t total)
+{
     progress p = {.verb = verb, .noun = noun, .total = total, .next = now() + 0.5, .shown = isatty(STDERR_FILENO) != 0};
     return p;
 }
 
-progress progress_note(const char *what) {
+progress progress_note(const char *what)
+{
     progress p = progress_start(what, "", 0);
     if (p.shown) {
         fprintf(stderr, "\r\033[K%s ...", what);
@@ -198,7 +220,8 @@ progress progress_note(const char *what) {
     return p;
 }
 
-void progress_at(progress *p, int64_t done) {
+void progress_at(progress *p, int64_t done)
+{
     if (!p->shown || now() < p->next) {
         return;
     }
@@ -208,7 +231,8 @@ void progress_at(progress *p, int64_t done) {
     line_open = true;
 }
 
-void progress_end(progress *p) {
+void progress_end(progress *p)
+{
     p->shown = false;
     wipe_line();
 }

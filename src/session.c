@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-void expect_ok(sae_status status, const sae_error *err, const char *about) {
+void expect_ok(sae_status status, const sae_error *err, const char *about)
+{
     if (status == SAE_OK) {
         return;
     }
@@ -13,13 +14,15 @@ void expect_ok(sae_status status, const sae_error *err, const char *about) {
     die("%s: %s", about, text);
 }
 
-void expect_ctx_ok(sae_status status, const sae_ctx *ctx, const char *about) {
+void expect_ctx_ok(sae_status status, const sae_ctx *ctx, const char *about)
+{
     sae_error err = {.struct_size = sizeof err};
     snprintf(err.text, sizeof err.text, "%s", sae_ctx_error(ctx));
     expect_ok(status, &err, about);
 }
 
-static void open_env(session *s, const model_args *m) {
+static void open_env(session *s, const model_args *m)
+{
     sae_error err = {.struct_size = sizeof err};
     if (m->threads != 1) {
         expect_ok(sae_pool_create(&s->pool, m->threads, &err), &err, NULL);
@@ -33,7 +36,8 @@ static void open_env(session *s, const model_args *m) {
     expect_ok(sae_env_create(&s->env, &opt, &err), &err, NULL);
 }
 
-session session_open(const model_args *m, const char *path, bool warnings) {
+session session_open(const model_args *m, const char *path, bool warnings)
+{
     session s = {.info = {.struct_size = sizeof s.info}};
     sae_error err = {.struct_size = sizeof err};
     open_env(&s, m);
@@ -50,7 +54,8 @@ session session_open(const model_args *m, const char *path, bool warnings) {
     return s;
 }
 
-void session_close(session *s) {
+void session_close(session *s)
+{
     sae_model_free(s->model);
     sae_env_free(s->env);
     sae_pool_free(s->pool);

@@ -86,7 +86,7 @@ static int by_value(const void *arg, uint32_t a, uint32_t b)
 
 START_TEST(sorting)
 {
-    int v[200];
+    int v[200] = {0};
     uint32_t ids[200], seed = 1;
     for (uint32_t n = 0; n <= 200; n += n < 10 ? 1 : 19) {
         for (uint32_t i = 0; i < n; i++) {

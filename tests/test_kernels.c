@@ -7,8 +7,8 @@
  * The plain loop is held to it, and the kernels to the plain loop. The other kernels round at most once and have no budget: exact.
  *
  * Needs libc and the library's objects only, so that it runs anywhere, also under an emulator.
- *     test_kernels            prints what failed, then "N passed, N failed"
- *     test_kernels --bench    times the same kernels: ns, GB/s, GFLOP/s and percent of the ceilings, which are measured beside them */
+ *     test_kernels                prints what failed, then "N passed, N failed"
+ *     test_kernels --bench [isa]  times the same kernels: ns, GB/s, GFLOP/s and percent of the ceilings, which are measured beside them */
 #include <float.h>
 #include <math.h>
 #include <stdarg.h>
@@ -828,4 +828,326 @@ static void test_combine(void)
             }
     for (size_t d = 255; d < 600; d += 86) /* more than one register block */
         combine_case(SAE_F32, 5, d, 1);
+}
+
+/* ---- --bench ---- */
+
+enum { BENCH_D = 2304, BENCH_N = 16368, BENCH_ROWS = 512 }; /* 341 panels; 151 MB in f32: larger than any cache here */
+
+typedef struct bench {
+    const saei_kernels *k;
+    float *w, *x, *xp, *c;  /* [BENCH_N][BENCH_D] in whatever order, [BENCH_ROWS][BENCH_D], packed, [BENCH_ROWS][BENCH_N] */
+    uint16_t *halves;       /* as many elements as w, small in f16 and in bf16 */
+    int32_t *ids;           /* scattered features */
+    saei_matrix m;
+    size_t rows, n;
+    const saei_act *act;
+    double read_roof, fma_roof; /* GB/s, GFLOP/s */
+    volatile float sink;
+} bench;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* not the time of others on this core */
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds of one call: the fastest of some rounds, each long enough for the clock. */
+static double fastest(void (*body)(bench *), bench *b)
+{
+    double best = 1e9, spent = 0;
+    int calls = 1;
+    for (int round = 0; round < 200 && (round < 5 || spent < 0.5); round++) {
+        const double start = now();
+        for (int i = 0; i < calls; i++)
+            body(b);
+        const double took = now() - start;
+        spent += took;
+        best = took / calls < best ? took / calls : best;
+        calls *= took < 1e-3 ? 2 : 1;
+    }
+    return best;
+}
+
+static void time_it(bench *b, const char *name, void (*body)(bench *), double bytes, double flops)
+{
+    const double s = fastest(body, b), gbs = bytes / s / 1e9, gflops = flops / s / 1e9;
+    printf("%-7s %-40s %12.0f ns %7.1f GB/s %4.0f %% %7.1f GFLOP/s %4.0f %%\n", sae_isa_name(b->k->isa), name, s * 1e9, gbs, 100 * gbs / b->read_roof, gflops,
+           100 * gflops / b->fma_roof);
+    fflush(stdout);
+}
+
+/* Ceilings. Reading: one stream of 16-byte vectors, fetched 3 KB ahead and summed as integers. */
+typedef uint64_t pair __attribute__((vector_size(16), may_alias));
+
+static void read_all(bench *b)
+{
+    enum { LINE = 64 / sizeof(pair), FETCH = 3072 / sizeof(pair) };
+    const pair *p = (const pair *)(const void *)b->w, *end = p + (size_t)BENCH_D * BENCH_N * sizeof(float) / sizeof(pair) / LINE * LINE;
+    pair sum[LINE] = {{0}};
+    for (; p < end; p += LINE) {
+        __builtin_prefetch(p + FETCH);
+        for (size_t q = 0; q < LINE; q++)
+            sum[q] += p[q];
+    }
+    sum[0] += sum[1] + sum[2] + sum[3];
+    b->sink = (float)(sum[0][0] + sum[0][1]);
+}
+
+enum { PEAK_LOOPS = 100000 };
+
+#if defined(__x86_64__)
+#define PEAK_BODY(reg)                                                                                                                   \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "1\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "2\n"                                  \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "3\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "4\n"                                  \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "5\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "6\n"                                  \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "7\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "8\n"                                  \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "9\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "10\n"
+#define PEAK(reg)                                                                                                                        \
+    __asm__ volatile("vpxor %%xmm0, %%xmm0, %%xmm0\n vpxor %%xmm1, %%xmm1, %%xmm1\n vpxor %%xmm2, %%xmm2, %%xmm2\n"                      \
+                     "vpxor %%xmm3, %%xmm3, %%xmm3\n vpxor %%xmm4, %%xmm4, %%xmm4\n vpxor %%xmm5, %%xmm5, %%xmm5\n"                      \
+                     "vpxor %%xmm6, %%xmm6, %%xmm6\n vpxor %%xmm7, %%xmm7, %%xmm7\n vpxor %%xmm8, %%xmm8, %%xmm8\n"                      \
+                     "vpxor %%xmm9, %%xmm9, %%xmm9\n vpxor %%xmm10, %%xmm10, %%xmm10\n"                                                  \
+                     "1:\n" PEAK_BODY(reg) PEAK_BODY(reg) "dec %0\n jnz 1b\n vzeroupper\n"                                               \
+                     : "+r"(loops)                                                                                                       \
+                     :                                                                                                                   \
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10")
+#endif
+
+static size_t peak_lanes(const bench *b)
+{
+    return b->k->isa == SAE_ISA_AVX512 ? 16 : b->k->isa == SAE_ISA_AVX2 ? 8 : b->k->isa == SAE_ISA_NEON ? 4 : 1;
+}
+
+/* 20 fused multiply-adds in ten chains each turn, of the width of the table; one lane's worth for the scalar one. */
+static void peak(bench *b)
+{
+    uint64_t loops = PEAK_LOOPS;
+#if defined(__x86_64__)
+    if (b->k->isa == SAE_ISA_AVX512)
+        PEAK("zmm");
+    else if (b->k->isa == SAE_ISA_AVX2)
+        PEAK("ymm");
+#elif defined(__aarch64__)
+#define FMLA(i) "fmla v" #i ".4s, v0.4s, v0.4s\n"
+    if (b->k->isa == SAE_ISA_NEON)
+        __asm__ volatile("1:\n" FMLA(1) FMLA(2) FMLA(3) FMLA(4) FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) FMLA(1) FMLA(2) FMLA(3) FMLA(4)
+                             FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) "subs %0, %0, #1\n b.ne 1b\n"
+                         : "+r"(loops)
+                         :
+                         : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18");
+#endif
+    float a[10] = {0};
+    for (; b->k->isa == SAE_ISA_SCALAR && loops; loops--)
+        for (size_t i = 0; i < 20; i++)
+            a[i % 10] = fmaf(b->x[0], b->x[1], a[i % 10]);
+    b->sink = a[0] + a[9];
+}
+
+static void bench_panels(bench *b) /* as gemm does: 4 panels x 384 weights at a time, blocks of 64 rows */
+{
+    enum { KC = 384, PANELS = 4 };
+    for (size_t r = 0; r < b->rows; r += 64)
+        for (size_t p = 0; p + PANELS <= BENCH_N / 48; p += PANELS)
+            for (size_t k0 = 0; k0 < BENCH_D; k0 += KC)
+                b->k->panels(b->c + r * BENCH_N + p * 48, BENCH_N, b->w + (p * BENCH_D + k0) * 48, (size_t)BENCH_D * 48, PANELS,
+                             b->xp + r * BENCH_D + k0 * 8, (size_t)BENCH_D * 8, b->rows - r < 64 ? b->rows - r : 64, KC, k0 > 0);
+}
+
+static void bench_panels_few(bench *b) /* up to 8 rows: whole chains, 16 panels at a time */
+{
+    for (size_t p = 0; p + 16 <= BENCH_N / 48; p += 16)
+        b->k->panels(b->c + p * 48, BENCH_N, b->w + p * BENCH_D * 48, (size_t)BENCH_D * 48, 16, b->xp, (size_t)BENCH_D * 8, b->rows, BENCH_D, false);
+}
+
+static void bench_gemv_panels(bench *b)
+{
+    b->k->gemv_panels(b->c, b->w, BENCH_N / 48, b->x, BENCH_D);
+}
+
+static void bench_gemv_cols(bench *b)
+{
+    for (size_t j = 0; j < BENCH_N; j += 768)
+        b->k->gemv_cols(b->c, 768, &b->m, j, BENCH_N - j < 768 ? BENCH_N - j : 768, b->x, BENCH_D, b->rows);
+}
+
+static void bench_dot_rows(bench *b)
+{
+    b->k->dot_rows(b->c, BENCH_N, &b->m, NULL, 0, b->n, b->x, BENCH_D, b->rows);
+}
+
+static void bench_scattered(bench *b)
+{
+    static size_t at;
+    at = (at + b->n) % (BENCH_N - b->n);
+    b->k->dot_rows(b->c, BENCH_N, &b->m, b->ids + at, 0, b->n, b->x, BENCH_D, b->rows);
+}
+
+static void bench_probe(bench *b)
+{
+    b->k->probe(b->c, BENCH_N, b->w, b->n, b->x, BENCH_D, b->rows, BENCH_D);
+}
+
+static void bench_combine(bench *b)
+{
+    static size_t at;
+    at = (at + b->n) % (BENCH_N - b->n);
+    b->k->combine(b->c, NULL, &b->m, b->ids + at, b->x, b->n);
+}
+
+static void bench_activate(bench *b)
+{
+    size_t bad = 0;
+    b->sink = (float)b->k->activate(b->ids + BENCH_N, b->c, b->x, b->n, 0, b->act, 0.0f, &bad);
+}
+
+static void bench_widen(bench *b)
+{
+    b->k->widen(b->c, b->m.data, b->m.dtype, b->n);
+}
+
+static void bench_narrow(bench *b)
+{
+    b->k->narrow(b->c, b->x, b->m.dtype, b->n);
+}
+
+static void bench_nonfinite(bench *b)
+{
+    b->sink = (float)b->k->nonfinite(b->m.data, b->m.dtype, (size_t)BENCH_N * BENCH_D);
+}
+
+static void bench_pack_rows(bench *b)
+{
+    b->k->pack_rows(b->c, b->x, BENCH_D, b->rows, BENCH_D);
+}
+
+static void bench_pack_panels(bench *b) /* 16 panels of 96 weights from a matrix at rest, as gemm does for an unprepared one */
+{
+    for (size_t j = 0; j + 768 <= BENCH_N; j += 768)
+        for (size_t k = 0; k < BENCH_D; k += 96)
+            b->k->pack_panels(b->c, &b->m, j, 768, k, 96);
+}
+
+static void bench_pack_lanes(bench *b)
+{
+    b->k->pack_lanes(b->c, b->w, b->n, BENCH_D);
+}
+
+static void bench_products(bench *b)
+{
+    const double weights = (double)BENCH_N * BENCH_D;
+    b->rows = 512;
+    if (b->k->isa != SAE_ISA_SCALAR)
+        time_it(b, "panels 512 rows", bench_panels, 512 / 64 * 4 * weights, 512 * 2 * weights);
+    b->rows = 64;
+    time_it(b, "panels 64 rows", bench_panels, 4 * weights, 64 * 2 * weights);
+    for (b->rows = 8; b->rows; b->rows /= 2)
+        time_it(b, shape("panels %zu rows, whole chains", b->rows), bench_panels_few, 4 * weights, (double)b->rows * 2 * weights);
+    b->rows = 1;
+    time_it(b, "gemv_panels", bench_gemv_panels, 4 * weights, 2 * weights);
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (b->rows = 1; b->rows <= 4; b->rows += 3) {
+            const double bytes = (double)bytes_of(dtypes[t]), rows = (double)b->rows;
+            b->m = (saei_matrix){dtypes[t] == SAE_F32 ? (const void *)b->w : b->halves, dtypes[t], true, BENCH_N, BENCH_D};
+            time_it(b, shape("gemv_cols %s %zu rows", sae_dtype_name(dtypes[t]), b->rows), bench_gemv_cols, bytes * weights, rows * 2 * weights);
+            b->m.by_cols = false;
+            b->n = BENCH_N;
+            time_it(b, shape("dot_rows %s %zu rows, in order", sae_dtype_name(dtypes[t]), b->rows), bench_dot_rows, bytes * weights, rows * 2 * weights);
+            b->n = 256;
+            time_it(b, shape("dot_rows %s %zu rows, 256 scattered", sae_dtype_name(dtypes[t]), b->rows), bench_scattered, bytes * 256 * BENCH_D,
+                    rows * 2 * 256 * BENCH_D);
+        }
+    for (b->n = 1; b->n <= 16; b->n *= 4)
+        for (b->rows = 1; b->rows <= 64; b->rows *= 8)
+            time_it(b, shape("probe %zu features, %zu rows", 16 * b->n, b->rows), bench_probe, 4.0 * (double)b->rows * BENCH_D,
+                    (double)(b->rows * b->n) * 32 * BENCH_D);
+}
+
+static void bench_rest(bench *b)
+{
+    static float minus_one[65536];
+    const saei_act none = {NULL, NULL, NULL, NULL, NULL, NULL}, bias = {minus_one, minus_one + 32768, NULL, NULL, NULL, NULL};
+    for (size_t i = 0; i < 32768; i++)
+        minus_one[i] = -0.98f;
+    for (size_t t = 0; t < LENGTH(dtypes); t++) {
+        const double bytes = (double)bytes_of(dtypes[t]);
+        const char *name = sae_dtype_name(dtypes[t]);
+        b->m = (saei_matrix){dtypes[t] == SAE_F32 ? (const void *)b->w : b->halves, dtypes[t], false, BENCH_N, BENCH_D};
+        b->n = 64;
+        time_it(b, shape("combine %s, 64 terms", name), bench_combine, bytes * 64 * BENCH_D, 2.0 * 64 * BENCH_D);
+        time_it(b, shape("nonfinite %s", name), bench_nonfinite, bytes * BENCH_N * BENCH_D, 0);
+        time_it(b, shape("pack_panels %s by rows", name), bench_pack_panels, (bytes + 4) * BENCH_N * BENCH_D, 0);
+        b->m.by_cols = true;
+        time_it(b, shape("pack_panels %s by columns", name), bench_pack_panels, (bytes + 4) * BENCH_N * BENCH_D, 0);
+        b->n = 2304;
+        time_it(b, shape("widen %s, a row", name), bench_widen, (bytes + 4) * BENCH_D, 0);
+        time_it(b, shape("narrow %s, a row", name), bench_narrow, (bytes + 4) * BENCH_D, 0);
+    }
+    b->rows = 64;
+    time_it(b, "pack_rows 64 rows", bench_pack_rows, 8.0 * 64 * BENCH_D, 0);
+    b->n = 64;
+    time_it(b, "pack_lanes 64 features", bench_pack_lanes, 8.0 * 64 * BENCH_D, 0);
+    b->n = 24576;
+    b->act = &bias;
+    time_it(b, "activate 24576, 1 in 100 on", bench_activate, 12.0 * 24576, 0);
+    b->act = &none;
+    time_it(b, "activate 24576, half on", bench_activate, 4.0 * 24576, 0);
+}
+
+static void *big(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p)
+        exit(2);
+    return p;
+}
+
+static int run_bench(const char *only)
+{
+    static bench b;
+    const size_t weights = (size_t)BENCH_N * BENCH_D;
+    b.w = big(weights * 4);
+    b.halves = big(weights * 2);
+    b.x = big((size_t)BENCH_ROWS * BENCH_D * 4);
+    b.xp = big((size_t)BENCH_ROWS * BENCH_D * 4);
+    b.c = big((size_t)BENCH_ROWS * BENCH_N * 4);
+    b.ids = big((size_t)2 * 24576 * 4);
+    fill(b.w, weights, PLAIN);
+    fill(b.x, (size_t)BENCH_ROWS * BENCH_D, PLAIN);
+    fill(b.c, (size_t)BENCH_ROWS * BENCH_N, PLAIN);
+    for (size_t i = 0; i < weights; i++)
+        b.halves[i] = (uint16_t)(0x3c00 | (rng() & 0x80ff));
+    for (size_t i = 0; i < BENCH_N; i++)
+        b.ids[i] = (int32_t)below(BENCH_N);
+    tables[0]->pack_rows(b.xp, b.x, BENCH_D, BENCH_ROWS, BENCH_D);
+    for (size_t i = n_tables; i-- > 0;) {
+        b.k = tables[i];
+        if (only && strcmp(only, sae_isa_name(b.k->isa)) != 0)
+            continue;
+        b.read_roof = 4e-9 * (double)weights / fastest(read_all, &b);
+        b.fma_roof = 1e-9 * 20 * 2 * PEAK_LOOPS * (double)peak_lanes(&b) / fastest(peak, &b);
+        printf("%s: reads %.1f GB/s, fused multiply-adds %.1f GFLOP/s\n", sae_isa_name(b.k->isa), b.read_roof, b.fma_roof);
+        bench_products(&b);
+        bench_rest(&b);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static void (*const tests[])(void) = {test_tables_differ, test_widen,     test_narrow,     test_nonfinite,   test_pack_rows,
+                                          test_pack_panels,   test_pack_lanes, test_panels,    test_gemv_panels, test_gemv_cols,
+                                          test_dot_rows,      test_probe,     test_activate,   test_combine};
+    find_tables();
+    if (argc > 1 && !strcmp(argv[1], "--bench"))
+        return run_bench(argc > 2 ? argv[2] : NULL);
+    fences_make();
+    for (size_t i = 0; i < LENGTH(tests); i++)
+        tests[i]();
+    printf("ran");
+    for (size_t i = 0; i < n_tables; i++)
+        printf(" %s", sae_isa_name(tables[i]->isa));
+    printf("\n%ld passed, %ld failed\n", n_passed, n_failed);
+    return n_failed != 0;
 }

@@ -164,6 +164,8 @@ INLINE void pack_by_cols(float *dst, const saei_matrix *m, size_t j0, size_t nj,
         const unsigned char *row = (const unsigned char *)m->data + ((k0 + k) * (size_t)m->n + j0) * size_of(t);
         for (size_t j = 0; j < (nj + SAEI_PANEL - 1) / SAEI_PANEL * SAEI_PANEL; j += VN) {
             float *to = dst + (j / SAEI_PANEL * kc + k) * SAEI_PANEL + j % SAEI_PANEL;
+            if (k + 4 < kc) /* rows lie far apart: nothing else would fetch the next ones */
+                __builtin_prefetch(row + (4 * (size_t)m->n + j) * size_of(t), 0, 2);
             v_store(to, j + VN <= nj ? load_any(row + j * size_of(t), t) : j < nj ? load_any_n(row + j * size_of(t), t, nj - j) : v_zero());
         }
     }

@@ -11,10 +11,6 @@
 enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, PROBE_MR = 4, COMBINE_NV = 8 };
 typedef __m256 V;
 
-static inline __m256i v_first(size_t n)
-{
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
 static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements, none beyond is touched */
 {
     uint16_t h[8] = {0};
@@ -28,10 +24,20 @@ static inline V v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si1
 static inline V v_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
 static inline V v_load_bf16(const void *p) { return v_bf16(_mm_loadu_si128(p)); }
 static inline void v_store(void *p, V v) { _mm256_storeu_ps(p, v); }
-static inline V v_load_n(const void *p, size_t n) { return _mm256_maskload_ps(p, v_first(n)); }
+static inline V v_load_n(const void *p, size_t n) /* not maskload: emulators read all of it, AMD stores are slow */
+{
+    float f[8] = {0};
+    memcpy(f, p, n * sizeof *f);
+    return _mm256_loadu_ps(f);
+}
 static inline V v_load_f16_n(const void *p, size_t n) { return _mm256_cvtph_ps(v_halves(p, n)); }
 static inline V v_load_bf16_n(const void *p, size_t n) { return v_bf16(v_halves(p, n)); }
-static inline void v_store_n(void *p, V v, size_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
+static inline void v_store_n(void *p, V v, size_t n)
+{
+    float f[8];
+    _mm256_storeu_ps(f, v);
+    memcpy(p, f, n * sizeof *f);
+}
 static inline void v_store_f16(void *p, V v)
 {
     _mm_storeu_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

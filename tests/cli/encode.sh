@@ -82,6 +82,10 @@ py "codes of no rows" 'c = np.load(a[0]); assert list(c["indptr"]) == [0] and le
 ok "no rows, dense" "$SAE" encode "$model" in/none.npy --dense -o in/none_dense.npy
 py "dense codes of no rows" 'assert np.load(a[0]).shape == (0, 131)' in/none_dense.npy
 
+py "rows of hook_z by head" 'np.save("in/heads.npy", np.load(a[0]).reshape(9, 4, 9))' "$GOLDEN/saelens/standard_hook_z/x.npy"
+ok "encode rows by head" "$SAE" encode "$GOLDEN/saelens/standard_hook_z" in/heads.npy -o in/heads.npz
+ok "heads together are a row" cmp in/heads.npz in/standard_hook_z.npz
+
 py "rows that are not finite" 'x = np.load(a[0]); x[3, 2] = np.nan; x[5] = np.inf; np.save("in/nan.npy", x)' "$rows"
 "$SAE" encode "$model" in/nan.npy --json >in/nan.json
 py "are counted" 'j = json.load(open(a[0])); assert j["nonfinite"] >= 131, j' in/nan.json

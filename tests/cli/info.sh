@@ -32,25 +32,24 @@ says "--norm-scaling-factor" "(factor 2.5)" "$SAE" info "$GOLDEN/saelens/standar
 says "a warning is shown" "warning " "$SAE" info "$GOLDEN/saelens/standard_expected_average_only_in"
 says "--k" "topk, k 2" "$SAE" info "$GOLDEN/saelens/topk" --k 2
 says "--prepare" "shape" "$SAE" info "$model" --prepare all --threads 2 --copy --d-in 37 --d-out 37
-"$SAE" info "$GOLDEN/saelens/jumprelu_training_checkpoint_bf16" --json >in/info.json
-py "statistics are those of the tensors" '
-from struct import unpack
+for name in jumprelu_training_checkpoint_bf16 jumprelu_fp16 standard_relu; do
+    "$SAE" info "$GOLDEN/saelens/$name" --json >in/info.json
+    py "$name: statistics are those of the tensors" '
 raw = open(a[1] + "/sae_weights.safetensors", "rb").read()
-n = unpack("<Q", raw[:8])[0]
-h = json.loads(raw[8 : 8 + n])
-def tensor(name):
-    t = h[name]
-    b = raw[8 + n + t["data_offsets"][0] : 8 + n + t["data_offsets"][1]]
-    v = np.frombuffer(b, "<f4") if t["dtype"] == "F32" else (np.frombuffer(b, "<u2").astype("<u4") << 16).view("<f4")
-    return v.reshape(t["shape"])
-norm = np.linalg.norm(tensor("W_dec").astype(float), axis=1)
+n = int.from_bytes(raw[:8], "little")
+t = json.loads(raw[8 : 8 + n])["W_dec"]
+b = raw[8 + n + t["data_offsets"][0] : 8 + n + t["data_offsets"][1]]
+v = {"F32": lambda: np.frombuffer(b, "<f4"), "F16": lambda: np.frombuffer(b, "<f2"), "BF16": lambda: (np.frombuffer(b, "<u2").astype("<u4") << 16).view("<f4")}
+norm = np.linalg.norm(v[t["dtype"]]().reshape(t["shape"]).astype(float), axis=1)
 i = json.load(open(a[0]))["decoder_norm"]
-assert np.allclose([i["min"], i["median"], i["max"]], [norm.min(), np.median(norm), norm.max()], rtol=1e-5)' \
-    in/info.json "$GOLDEN/saelens/jumprelu_training_checkpoint_bf16"
+assert np.allclose([i["min"], i["median"], i["max"]], [norm.min(), np.median(norm), norm.max()], rtol=1e-6), (i, np.median(norm))' \
+        in/info.json "$GOLDEN/saelens/$name"
+done
 
 refuses 1 "nowhere" info nowhere
 refuses 1 "abstopk" info "$GOLDEN/refused/abstopk"
-refuses 1 "d_in" info "$model" --d-in 38
+refuses 1 "expects d_in = 38" info "$model" --d-in 38
+refuses 1 "expects d_out = 38" info "$model" --d-out 38
 refuses 2 "'extra' is one too many" info "$model" extra
 # Bad files: status 1 and a sentence for each, whatever it is that is wrong.
 for bad in "$GOLDEN"/bad/sl_* "$GOLDEN"/bad/st_*; do

@@ -16,9 +16,8 @@ if not (DATA / "real" / "x.npy").is_file():
 torch = pytest.importorskip("torch")
 pytest.importorskip("sae_lens")
 
-from sae_lens.saes.sae import SAE  # noqa: E402
-
 from both_sides import Array, close, compare, random_rows  # noqa: E402
+from sae_lens.saes.sae import SAE  # noqa: E402
 
 BAND = 1e-5  # decisions nearer to their boundary may fall either way in float32
 
@@ -98,8 +97,8 @@ def test_real_steering_keeps_the_error_term(real: Real) -> None:
     want = real.x + (edited - real.dense) @ real.w_dec
     plan = libsae.Plan(
         [
-            {"op": "set", "feature": clamp, "value": 4.0, "model": real.ours},
-            {"op": "scale", "feature": scale, "value": -0.5, "model": real.ours},
+            libsae.Edit.set(4.0, sae=real.ours, feature=clamp),
+            libsae.Edit.scale(-0.5, sae=real.ours, feature=scale),
         ]
     )
     rows = real.x.copy()

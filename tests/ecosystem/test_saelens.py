@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sae_lens")
 
+from both_sides import D_IN, ROWS, close, compare, random_rows  # noqa: E402
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig  # noqa: E402
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig  # noqa: E402
 from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig  # noqa: E402
@@ -25,8 +26,6 @@ from sae_lens.saes.temporal_sae import TemporalSAE, TemporalSAEConfig  # noqa: E
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig  # noqa: E402
 from sae_lens.saes.transcoder import JumpReLUTranscoder, JumpReLUTranscoderConfig, Transcoder, TranscoderConfig  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-
-from both_sides import D_IN, ROWS, close, compare, random_rows  # noqa: E402
 
 D_SAE = 203  # no multiple of a vector, a panel or a block
 

@@ -1,48 +1,51 @@
 #!/usr/bin/env bash
-# Declared = mapped = exported; every global of the archive carries the prefix; no object has writable data. Usage: check-symbols.sh [BUILD_DIR]
+# Declared = mapped = exported; every global of the archive carries the prefix; no object has writable data. Usage: check-symbols.sh BUILD_DIR
 set -u
-build=${1:-build}
+build=${1:?a build directory}
 passed=0
 failed=0
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-verdict() { # verdict NAME COMMAND...: it must succeed
-    local name=$1
+verdict() { # verdict SENTENCE COMMAND...: it must succeed
+    local sentence=$1
     shift
     if "$@" >"$tmp/out" 2>&1; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
-        echo "check-symbols: $name"
+        echo "check-symbols: $sentence"
         head -n 20 "$tmp/out"
     fi
 }
 
-declared() { sed -n 's/^SAE_API .*[ *]\(sae_[a-z0-9_]*\)(.*/\1/p' include/sae/*.h | sort; }
-mapped() { sed -n 's/^ *\(sae_[a-z0-9_]*\);/\1/p' "${1:-lib/libsae.map}" | sort; }
-exported() { nm -D --defined-only "$build/libsae.so" | sed -n 's/.* T \([a-z0-9_]*\)@.*/\1/p' | sort; }
-unprefixed() { nm -g --defined-only "$1" | awk 'NF==3 {print $3}' | grep -vE '^saei?_|^__(asan|tsan|ubsan|odr)'; }
-writable() { size -A "$1" | awk '$1 ~ /^\.(data|bss)(\.|$)/ && $1 !~ /^\.data\.rel\.ro/ && $2 > 0'; }
+declared() { sed -nE 's/^SAE_API [^(]*[ *](sae_[a-z0-9_]*)\(.*/\1/p' include/sae.h include/sae/*.h | sort; }
+mapped() { sed -n 's/^ *\(sae_[a-z0-9_]*\);/\1/p' lib/libsae.map | sort; }
+exported() { nm -D --defined-only "$1" | awk '$2 != "A" {print $3}' | sed 's/@.*//' | sort; }
+unprefixed() { nm -g --defined-only "$1" | awk 'NF == 3 {print $3}' | grep -vE '^saei?_'; }
+# Constants that hold addresses lie in .data.rel.ro, which is read-only once the library is loaded.
+writable() { size -A "$1" | awk '$1 ~ /^\.(t?data|t?bss)(\.|$)/ && $1 !~ /^\.data\.rel\.ro/ && $2 > 0'; }
 
 declared >"$tmp/declared"
 mapped >"$tmp/mapped"
-exported >"$tmp/exported"
-verdict 'the headers and lib/libsae.map differ' diff "$tmp/declared" "$tmp/mapped"
-verdict 'lib/libsae.map and libsae.so differ' diff "$tmp/mapped" "$tmp/exported"
-verdict 'there are symbols at all' test -s "$tmp/exported"
+exported "$build/libsae.so" >"$tmp/exported"
 unprefixed "$build/libsae.a" >"$tmp/unprefixed"
-verdict 'a global of libsae.a has no prefix' diff /dev/null "$tmp/unprefixed"
 writable "$build/libsae.a" >"$tmp/writable"
-verdict 'an object of libsae.a has writable data' diff /dev/null "$tmp/writable"
+verdict 'not every SAE_API line of the headers was understood' test "$(cat include/sae.h include/sae/*.h | grep -c '^SAE_API')" = "$(wc -l <"$tmp/declared")"
+verdict 'the headers (<) and lib/libsae.map (>) differ' diff "$tmp/declared" "$tmp/mapped"
+verdict 'lib/libsae.map (<) and libsae.so (>) differ' diff "$tmp/mapped" "$tmp/exported"
+verdict 'there are no symbols at all' test -s "$tmp/exported"
+verdict 'globals of libsae.a without the prefix' diff /dev/null "$tmp/unprefixed"
+verdict 'writable data in libsae.a' diff /dev/null "$tmp/writable"
+verdict 'constants with addresses stay writable: libsae.so is not linked with -z relro' grep -q GNU_RELRO <(readelf -lW "$build/libsae.so")
+verdict 'libsae.so needs more than libc' diff /dev/null <(readelf -d "$build/libsae.so" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libpthread|ld-linux.*|libgcc_s)\.')
 
 # The checks can fail.
-echo 'int counter = 1; int sae_fine(void) { return counter++; }' >"$tmp/bad.c"
-cc -c -o "$tmp/bad.o" "$tmp/bad.c"
-verdict 'a global without the prefix was not found' test -n "$(unprefixed "$tmp/bad.o")"
-verdict 'writable data was not found' test -n "$(writable "$tmp/bad.o")"
-sed '0,/sae_/s/ sae_[a-z0-9_]*;/ sae_gone;/' lib/libsae.map >"$tmp/other.map"
-mapped "$tmp/other.map" >"$tmp/other"
-verdict 'a changed map was not found' sh -c "! diff -q '$tmp/declared' '$tmp/other'"
+printf '%s\n' 'int counter = 1;' 'static _Thread_local int mine;' 'int sae_fine(void);' 'int sae_fine(void) { return counter++ + mine++; }' >"$tmp/bad.c"
+${CC:-cc} -fPIC -shared -o "$tmp/bad.so" "$tmp/bad.c"
+${CC:-cc} -fPIC -c -o "$tmp/bad.o" "$tmp/bad.c"
+verdict 'a global without the prefix was not found' test "$(unprefixed "$tmp/bad.o")" = counter
+verdict 'writable data was not found' test "$(writable "$tmp/bad.o" | wc -l)" = 2
+verdict 'an export that no header declares was not found' test "$(exported "$tmp/bad.so" | comm -13 "$tmp/declared" - | tr '\n' ' ')" = 'counter sae_fine '
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

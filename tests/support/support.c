@@ -128,12 +128,12 @@ void rows_load(float *x, const sae_rows *rows, int32_t d)
             x[r * d + k] = (float)element_load((const unsigned char *)rows->x + r * stride + (size_t)k * each, rows->dtype);
 }
 
-sae_rows rows_plain(const float *x, int64_t n, int32_t d)
+sae_rows rows_plain(float *x, int64_t n, int32_t d)
 {
     sae_rows rows = {0};
     rows.struct_size = sizeof rows;
     rows.dtype = SAE_F32;
-    rows.x = (void *)(uintptr_t)x;
+    rows.x = x;
     rows.stride_bytes = (int64_t)sizeof(float) * d;
     rows.n_rows = n;
     return rows;

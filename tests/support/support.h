@@ -32,7 +32,7 @@ void element_store(void *p, sae_dtype dtype, double v); /* round to nearest even
  * `backwards` gives a negative stride. */
 sae_rows rows_make(void **block, const float *x, sae_dtype dtype, int64_t n, int32_t d, size_t gap, bool backwards);
 void rows_load(float *x, const sae_rows *rows, int32_t d);
-sae_rows rows_plain(const float *x, int64_t n, int32_t d);
+sae_rows rows_plain(float *x, int64_t n, int32_t d);
 
 /* ---- an allocator that counts, checks sizes on the way back, paints, and fails when told ---- */
 
