@@ -1,0 +1,133 @@
+"""Test SAEs for the bench: planted features, so that about 64 of them fire on each row; the same bytes for every peer.
+
+A folder holds what SAELens saves (cfg.json, sae_weights.safetensors) and beside it
+
+    rows.f32      [512][d_in]   rows to encode
+    codes.i32     [512][64]     ascending feature ids, and codes.f32 their values: rows to decode
+    features.i32  [16]          features to probe and steer, ordered by how often they fire
+    layout.txt    "d_in d_sae offset of W_enc", for workers that read nothing but the product's weights
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+VERSION = "1"  # of what is below: a folder made by another version is made anew
+MAX_BATCH = 512
+ACTIVE = 64
+MAX_FEATURES = 16
+
+
+def config(d_in: int, d_sae: int) -> dict[str, object]:
+    return {
+        "architecture": "jumprelu",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.54.12", "model_name": "planted", "hook_name": "blocks.0.hook_resid_post"},
+    }
+
+
+def header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """A safetensors header for f32 tensors laid end to end, and where each begins and ends in the file."""
+    at = 0
+    entries: dict[str, object] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        spans[name] = (at, at + size)
+        at += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 64 + 56)  # tensors begin at a multiple of 64
+    start = 8 + len(text)
+    return struct.pack("<Q", len(text)) + text, {name: (start + a, start + b) for name, (a, b) in spans.items()}
+
+
+def shapes(d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
+    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,), "threshold": (d_sae,)}
+
+
+def plant(d_in: int, d_sae: int, seed: int) -> tuple[dict[str, F32], F32]:
+    """Weights and rows. Decoder rows are random directions, the encoder reads them back, a row is 64 of them and some noise; the
+    thresholds are set so that 64 features fire on a row on average."""
+    rng = np.random.default_rng(seed)
+    w_dec = rng.standard_normal((d_sae, d_in), dtype=np.float32)
+    w_dec /= np.linalg.norm(w_dec, axis=1, keepdims=True)
+    w_enc = np.ascontiguousarray(w_dec.T)
+    b_dec = 0.1 * rng.standard_normal(d_in, dtype=np.float32)
+    b_enc = 0.05 * rng.standard_normal(d_sae, dtype=np.float32)
+    scale = rng.uniform(0.9, 1.1, d_sae).astype(np.float32)
+    rows = np.empty((MAX_BATCH, d_in), np.float32)
+    for r in range(MAX_BATCH):
+        ids = rng.choice(d_sae, ACTIVE, replace=False)
+        rows[r] = rng.uniform(2, 6, ACTIVE).astype(np.float32) @ w_dec[ids] + b_dec
+    rows += 0.02 * rng.standard_normal(rows.shape, dtype=np.float32)
+    h = (rows @ w_enc + b_enc) / scale
+    level = float(np.partition(h, -ACTIVE * MAX_BATCH, axis=None)[-ACTIVE * MAX_BATCH])
+    weights = {"W_enc": w_enc, "W_dec": w_dec, "b_enc": b_enc, "b_dec": b_dec, "threshold": level * scale}
+    return weights, rows
+
+
+def features(weights: dict[str, F32], rows: F32) -> npt.NDArray[np.int32]:
+    fires = (rows @ weights["W_enc"] + weights["b_enc"] > weights["threshold"]).sum(axis=0)
+    return np.argsort(-fires, kind="stable")[:MAX_FEATURES].astype(np.int32)
+
+
+def write(folder: Path, d_in: int, d_sae: int, seed: int) -> None:
+    weights, rows = plant(d_in, d_sae, seed)
+    head, spans = header(shapes(d_in, d_sae))
+    with open(folder / "sae_weights.safetensors", "wb") as f:
+        f.write(head)
+        for name in spans:
+            f.write(np.ascontiguousarray(weights[name], np.float32).data)
+    (folder / "cfg.json").write_text(json.dumps(config(d_in, d_sae), indent=1))
+    (folder / "layout.txt").write_text(f"{d_in} {d_sae} {spans['W_enc'][0]}\n")
+    rows.tofile(folder / "rows.f32")
+    features(weights, rows).tofile(folder / "features.i32")
+    rng = np.random.default_rng(seed + 1)
+    ids = np.sort([rng.choice(d_sae, ACTIVE, replace=False) for _ in range(MAX_BATCH)], axis=1)
+    ids.astype(np.int32).tofile(folder / "codes.i32")
+    rng.uniform(2, 6, ids.shape).astype(np.float32).tofile(folder / "codes.f32")
+
+
+def write_sparse(folder: Path, d_in: int, d_sae: int) -> None:
+    """An SAE of zeros that takes no room on the disk: for what is done to files too large to read."""
+    head, spans = header(shapes(d_in, d_sae))
+    with open(folder / "sae_weights.safetensors", "wb") as f:
+        f.write(head)
+        f.truncate(max(end for _, end in spans.values()))
+    (folder / "cfg.json").write_text(json.dumps(config(d_in, d_sae), indent=1))
+    np.zeros((MAX_BATCH, d_in), np.float32).tofile(folder / "rows.f32")
+    (np.arange(MAX_FEATURES) * (d_sae // MAX_FEATURES) + 7).astype(np.int32).tofile(folder / "features.i32")
+
+
+def make(root: Path, d_in: int, d_sae: int, sparse: bool = False) -> Path:
+    """The folder of a test SAE under root; made when it is not there yet, as a whole or not at all."""
+    folder = root / f"{'sparse' if sparse else 'planted'}-{d_in}x{d_sae}-v{VERSION}"
+    if folder.exists():
+        return folder
+    part = root / f"{folder.name}.part-{os.getpid()}"
+    part.mkdir(parents=True)
+    try:
+        if sparse:
+            write_sparse(part, d_in, d_sae)
+        else:
+            write(part, d_in, d_sae, seed=d_in)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder

@@ -1,0 +1,310 @@
+/* sae/distance.h as a program sees it: every function, every status, against a plain search in double. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/support.h"
+
+enum { D = 12, E = 9, N = 2000 }; /* d_in, d_out, three tiles */
+
+static sae_error err;
+static heap counted;
+static sae_env *env;
+static planted p;
+static sae_model *model;
+static sae_index *by[3]; /* by side */
+static void *scratch;
+static size_t bytes;
+
+static void setup(void)
+{
+    heap_init(&counted);
+    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    planted_make(&p, (sae_weights){.arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = D, .d_sae = N, .d_out = E}, 1);
+    memset((unsigned char *)p.blocks[1] + 1 + 77 * E * sizeof(float), 0, E * sizeof(float)); /* feature 77 writes nothing */
+    memset(p.dec + 77 * E, 0, E * sizeof(float));
+    model = planted_model(&p, env);
+    ACCEPTED(sae_index_create(by + SAE_BY_DECODER, model, SAE_BY_DECODER, &err));
+    ACCEPTED(sae_index_create(by + SAE_BY_ENCODER, model, SAE_BY_ENCODER, &err));
+    bytes = sae_index_scratch_bytes(by[SAE_BY_ENCODER]);
+    scratch = malloc(bytes);
+    ck_assert_ptr_nonnull(scratch);
+}
+
+static void teardown(void)
+{
+    sae_index_free(by[SAE_BY_DECODER]);
+    sae_index_free(by[SAE_BY_ENCODER]);
+    sae_model_free(model);
+    sae_env_free(env);
+    planted_free(&p);
+    free(scratch);
+    ck_assert_int_eq(atomic_load(&counted.live_blocks), 0);
+}
+
+START_TEST(create)
+{
+    sae_index *index = (sae_index *)&err;
+    REFUSED(SAE_E_ARG, "out is NULL", sae_index_create(NULL, model, SAE_BY_DECODER, &err));
+    REFUSED(SAE_E_ARG, "model is NULL", sae_index_create(&index, NULL, SAE_BY_DECODER, &err));
+    ck_assert_ptr_null(index);
+    REFUSED(SAE_E_ARG, "by = 0", sae_index_create(&index, model, 0, &err));
+    REFUSED(SAE_E_ARG, "by = 3", sae_index_create(&index, model, 3, &err));
+    atomic_store(&counted.fail_at, atomic_load(&counted.asked));
+    REFUSED(SAE_E_NOMEM, "2000|bytes", sae_index_create(&index, model, SAE_BY_DECODER, &err));
+    ck_assert_ptr_null(index);
+    ck_assert_int_eq(sae_index_dim(by[SAE_BY_DECODER]), E);
+    ck_assert_int_eq(sae_index_dim(by[SAE_BY_ENCODER]), D);
+    ck_assert_int_eq(sae_index_dim(NULL), 0);
+    ck_assert_uint_eq(sae_index_scratch_bytes(NULL), 0);
+    sae_index_free(NULL);
+}
+END_TEST
+
+START_TEST(failing_runner)
+{
+    int left = 0;
+    sae_env *other = env_make(&counted, SAE_ISA_AUTO, run_failing, &left, 1);
+    sae_model *m = planted_model(&p, other);
+    sae_index *index = (sae_index *)&err;
+    REFUSED(SAE_E_HOST, "parallel-for|norms of 2000", sae_index_create(&index, m, SAE_BY_DECODER, &err));
+    ck_assert_ptr_null(index);
+    left = 1;
+    ACCEPTED(sae_index_create(&index, m, SAE_BY_DECODER, &err));
+    int32_t features[4] = {-1, -1, -1, -1};
+    float cosines[4];
+    sae_neighbors out = {.struct_size = sizeof out, .k = 4, .features = features, .cosines = cosines};
+    REFUSED(SAE_E_HOST, "parallel-for|2000", sae_index_nearest_feature(index, &out, 1, scratch, bytes, &err));
+    REFUSED(SAE_E_HOST, "parallel-for|2000", sae_index_nearest(index, &out, p.dec, scratch, bytes, &err));
+    ck_assert_int_eq(features[0], -1);
+    sae_index_free(index);
+    sae_model_free(m);
+    sae_env_free(other);
+}
+END_TEST
+
+START_TEST(nearest_refuses)
+{
+    const sae_index *index = by[SAE_BY_DECODER];
+    const size_t need = sae_index_scratch_bytes(index);
+    int32_t features[4];
+    float cosines[4], query[E] = {0};
+    const sae_neighbors good = {.struct_size = sizeof good, .k = 4, .features = features, .cosines = cosines};
+    sae_neighbors out = good;
+    REFUSED(SAE_E_ARG, "index is NULL", sae_index_nearest(NULL, &out, p.dec, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "out is NULL", sae_index_nearest(index, NULL, p.dec, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "query is NULL", sae_index_nearest(index, &out, NULL, scratch, bytes, &err));
+    REFUSED(SAE_E_CAPACITY, "scratch has 0 bytes", sae_index_nearest(index, &out, p.dec, NULL, bytes, &err));
+    REFUSED(SAE_E_CAPACITY, "scratch has", sae_index_nearest(index, &out, p.dec, scratch, need - 1, &err));
+    REFUSED(SAE_E_ARG, "index is NULL", sae_index_nearest_feature(NULL, &out, 1, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "out is NULL", sae_index_nearest_feature(index, NULL, 1, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "2000|1999", sae_index_nearest_feature(index, &out, N, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "-1", sae_index_nearest_feature(index, &out, -1, scratch, bytes, &err));
+    REFUSED(SAE_E_CAPACITY, "scratch has", sae_index_nearest_feature(index, &out, 1, scratch, need - 1, &err));
+    REFUSED(SAE_E_ARG, "length 0", sae_index_nearest_feature(index, &out, 77, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "length 0", sae_index_nearest(index, &out, query, scratch, bytes, &err));
+    query[3] = NAN;
+    REFUSED(SAE_E_ARG, "length", sae_index_nearest(index, &out, query, scratch, bytes, &err));
+    query[3] = INFINITY;
+    REFUSED(SAE_E_ARG, "length inf", sae_index_nearest(index, &out, query, scratch, bytes, &err));
+    static const int32_t bad_k[] = {0, -1};
+    for (size_t i = 0; i < LENGTH(bad_k); i++) {
+        out.k = bad_k[i];
+        REFUSED(SAE_E_ARG, "sae_neighbors|k = ", sae_index_nearest(index, &out, p.dec, scratch, bytes, &err));
+    }
+    out = good;
+    out.features = NULL;
+    REFUSED(SAE_E_ARG, "features NULL", sae_index_nearest(index, &out, p.dec, scratch, bytes, &err));
+    out = good;
+    out.cosines = NULL;
+    REFUSED(SAE_E_ARG, "cosines NULL", sae_index_nearest(index, &out, p.dec, scratch, bytes, &err));
+    for (size_t size = 0; size <= sizeof good + 16; size++)
+        for (int tail = 0; tail < 2; tail++) {
+            if (size > 4 && size < sizeof good && size != offsetof(sae_neighbors, n))
+                continue;
+            sae_neighbors *other = resized(&good, sizeof good, size, (unsigned char)tail);
+            if (size <= 4)
+                REFUSED(SAE_E_ARG, "sae_neighbors.struct_size", sae_index_nearest(index, other, p.dec, scratch, bytes, &err));
+            else if (size > sizeof good && tail)
+                REFUSED(SAE_E_VERSION, "sae_neighbors", sae_index_nearest(index, other, p.dec, scratch, bytes, &err));
+            else
+                ACCEPTED(sae_index_nearest(index, other, p.dec, scratch, bytes, &err));
+            ck_assert_uint_eq(other->struct_size, size);
+            free(other);
+        }
+}
+END_TEST
+
+/* ---- against a plain search ---- */
+
+static const float *rows_of(int32_t side)
+{
+    return side == SAE_BY_DECODER ? p.dec : p.enc;
+}
+
+static double dot(const float *a, const float *b, int32_t d)
+{
+    double sum = 0.0;
+    for (int32_t k = 0; k < d; k++)
+        sum += (double)a[k] * (double)b[k];
+    return sum;
+}
+
+static float cosine_as_said(const float *query, const float *row, int32_t d)
+{
+    float acc = 0.0f;
+    for (int32_t k = 0; k < d; k++)
+        acc = fmaf(row[k], query[k], acc);
+    return (float)((double)acc / (sqrt(dot(query, query, d)) * sqrt(dot(row, row, d))));
+}
+
+typedef struct hit {
+    float cosine;
+    int32_t feature;
+} hit;
+
+static int by_rank(const void *a, const void *b)
+{
+    const hit *l = a, *r = b;
+    if (l->cosine != r->cosine)
+        return l->cosine > r->cosine ? -1 : 1;
+    return l->feature < r->feature ? -1 : 1;
+}
+
+static size_t search(hit hits[N], int32_t side, const float *query, int32_t except)
+{
+    const int32_t d = sae_index_dim(by[side]);
+    size_t n = 0;
+    for (int32_t j = 0; j < N; j++) {
+        const float *row = rows_of(side) + (size_t)j * (size_t)d;
+        if (j != except && dot(row, row, d) > 0.0)
+            hits[n++] = (hit){cosine_as_said(query, row, d), j};
+    }
+    qsort(hits, n, sizeof *hits, by_rank);
+    return n;
+}
+
+START_TEST(nearest_by_plain_search)
+{
+    static const int32_t sizes[] = {1, 2, 10, 777, N, N + 5};
+    static hit hits[N];
+    static int32_t features[N + 5];
+    static float cosines[N + 5];
+    const int32_t side = _i;
+    const int32_t d = sae_index_dim(by[side]);
+    rng r = {9};
+    for (int trial = 0; trial < 12; trial++) {
+        float query[D];
+        const int32_t self = trial % 2 ? (int32_t)rng_below(&r, N) : -1;
+        for (int32_t k = 0; k < d; k++)
+            query[k] = self >= 0 ? rows_of(side)[self * d + k] : rng_weight(&r);
+        if (self == 77)
+            continue;
+        const size_t found = search(hits, side, query, self), room = (size_t)sizes[trial / 2];
+        sae_neighbors out = {.struct_size = sizeof out, .k = sizes[trial / 2], .features = features, .cosines = cosines};
+        if (self >= 0)
+            ACCEPTED(sae_index_nearest_feature(by[side], &out, self, scratch, bytes, &err));
+        else
+            ACCEPTED(sae_index_nearest(by[side], &out, query, scratch, bytes, &err));
+        ck_assert_int_eq(out.n, (int32_t)(found < room ? found : room));
+        for (int32_t i = 0; i < out.n; i++) {
+            ck_assert_msg(features[i] == hits[i].feature, "side %d, place %d: %d, not %d", side, i, features[i], hits[i].feature);
+            ck_assert_mem_eq(cosines + i, &hits[i].cosine, sizeof *cosines);
+        }
+    }
+}
+END_TEST
+
+START_TEST(pairs)
+{
+    static const int32_t features[] = {5, 0, 1999, 77, 5, 2};
+    enum { M = LENGTH(features) };
+    float out[M * M];
+    const float *rows = p.dec;
+    static const double tolerance[] = {0.0, 1e-6, 1e-6, 1e-6};
+    for (int32_t measure = SAE_COSINE; measure <= SAE_L2; measure++) {
+        ACCEPTED(sae_index_pairs(by[SAE_BY_DECODER], out, measure, features, M, scratch, bytes, &err));
+        for (int i = 0; i < M; i++)
+            for (int j = 0; j < M; j++) {
+                const float *a = rows + features[i] * E, *b = rows + features[j] * E;
+                const double cosine = dot(a, b, E) / sqrt(dot(a, a, E) * dot(b, b, E));
+                double want = cosine, squares = 0.0;
+                for (int k = 0; k < E; k++)
+                    squares += ((double)a[k] - (double)b[k]) * ((double)a[k] - (double)b[k]);
+                if (measure == SAE_ANGLE)
+                    want = features[i] == features[j] && !isnan(cosine) ? 0.0 : acos(cosine);
+                if (measure == SAE_L2)
+                    want = sqrt(squares);
+                const float got = out[i * M + j];
+                ck_assert_mem_eq(out + j * M + i, &got, sizeof got); /* symmetric */
+                if (isnan(want))
+                    ck_assert(isnan(got));
+                else
+                    ck_assert_msg(fabs((double)got - want) <= tolerance[measure] * (1.0 + fabs(want)), "measure %d, %d and %d: %g, not %g", measure,
+                                  features[i], features[j], (double)got, want);
+                if (measure == SAE_COSINE && !isnan(got))
+                    ck_assert(got >= -1.0f && got <= 1.0f);
+            }
+    }
+    const sae_index *index = by[SAE_BY_DECODER];
+    static const int32_t outside[] = {5, N};
+    REFUSED(SAE_E_ARG, "index is NULL", sae_index_pairs(NULL, out, SAE_L2, features, M, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "out is NULL", sae_index_pairs(index, NULL, SAE_L2, features, M, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "features is NULL", sae_index_pairs(index, out, SAE_L2, NULL, M, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "measure = 0", sae_index_pairs(index, out, 0, features, M, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "measure = 4", sae_index_pairs(index, out, 4, features, M, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "n = -1", sae_index_pairs(index, out, SAE_L2, features, -1, scratch, bytes, &err));
+    REFUSED(SAE_E_ARG, "features[1] = 2000|1999", sae_index_pairs(index, out, SAE_L2, outside, 2, scratch, bytes, &err));
+    REFUSED(SAE_E_CAPACITY, "scratch", sae_index_pairs(index, out, SAE_L2, features, M, scratch, 10, &err));
+    REFUSED(SAE_E_CAPACITY, "scratch", sae_index_pairs(index, out, SAE_L2, features, M, NULL, bytes, &err));
+    ACCEPTED(sae_index_pairs(index, NULL, SAE_L2, NULL, 0, scratch, bytes, &err));
+}
+END_TEST
+
+/* Angles near 0 and near pi, where the arc cosine of a rounded cosine knows nothing. */
+START_TEST(small_angles)
+{
+    enum { M = 4 };
+    static const double angles[M] = {0.0, 1e-3, 1e-2, 3.14059265358979};
+    float dec[M * 2], enc[M * 2] = {0}, out[M * M];
+    static const int32_t features[M] = {0, 1, 2, 3};
+    for (int j = 0; j < M; j++) {
+        dec[2 * j] = (float)(3.0 * cos(angles[j]));
+        dec[2 * j + 1] = (float)(3.0 * sin(angles[j]));
+    }
+    const sae_weights w = {.struct_size = sizeof w, .arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = 2, .d_sae = M, .w_enc = enc, .w_dec = dec};
+    sae_model *m;
+    sae_index *index;
+    ACCEPTED(sae_model_create(&m, env, &w, &err));
+    ACCEPTED(sae_index_create(&index, m, SAE_BY_DECODER, &err));
+    ACCEPTED(sae_index_pairs(index, out, SAE_ANGLE, features, M, scratch, bytes, &err));
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < M; j++) {
+            const double a = atan2((double)dec[2 * i + 1], (double)dec[2 * i]), b = atan2((double)dec[2 * j + 1], (double)dec[2 * j]);
+            ck_assert_msg(fabs((double)out[i * M + j] - fabs(a - b)) <= 3e-7 * fabs(a - b), "%d, %d: %.9g, not %.9g", i, j, (double)out[i * M + j],
+                          fabs(a - b));
+        }
+    sae_index_free(index);
+    sae_model_free(m);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("api distance");
+    TCase *tc = tcase_create("distance");
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, create);
+    tcase_add_test(tc, failing_runner);
+    tcase_add_test(tc, nearest_refuses);
+    tcase_add_loop_test(tc, nearest_by_plain_search, SAE_BY_DECODER, SAE_BY_ENCODER + 1);
+    tcase_add_test(tc, pairs);
+    tcase_add_test(tc, small_angles);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
