@@ -45,7 +45,7 @@ SAE_API void sae_ctx_free(sae_ctx *ctx);
 
 /* Encodes x [n_rows][d_in] to sparse codes. `out->n_rows` is set to x->n_rows; indptr must have room for it.
  * Errors: SAE_E_CAPACITY (indptr is complete, so indptr[n_rows] says what is needed; indices and values are undefined; repeat with
- * larger arrays), SAE_E_ARG, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. */
+ * larger arrays; k * n_rows elements are enough for top-k, d_sae * n_rows always), SAE_E_ARG, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. */
 SAE_API sae_status sae_encode(sae_ctx *ctx, sae_codes *out, const sae_rows *x);
 
 /* The same codes written densely: out [n_rows][d_sae] f32, 0 where a feature is inactive. out_stride_bytes 0 = contiguous.

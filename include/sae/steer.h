@@ -35,7 +35,8 @@ enum {
 };
 
 /* One edit. Zero it first; the direction of a feature is its row of W_dec in the unit of the codes, that of a raw vector the
- * vector's unit length. For SAEs that normalise rows the delta is un-normalised like a decoded row. */
+ * vector's unit length. For SAEs that normalise rows the delta is un-normalised like a decoded row. Where that has no finite value (a zero
+ * row of SAE_NORM_CONSTANT) the row is left as it is. */
 typedef struct sae_edit {
     uint32_t struct_size;
     int32_t slot;         /* which rows: those whose slot is this; 0 .. n_slots - 1 */

@@ -124,6 +124,12 @@ typedef struct search {
     float *cosines;
 } search;
 
+/* Rounding of the dot may leave -1 .. 1 by an ulp; NaN (a row of length 0) stays. */
+static float unit_range(double cosine)
+{
+    return cosine > 1.0 ? 1.0f : cosine < -1.0 ? -1.0f : (float)cosine;
+}
+
 static void search_task(void *job, uint32_t i, uint32_t worker)
 {
     (void)worker;
@@ -141,7 +147,7 @@ static void search_task(void *job, uint32_t i, uint32_t worker)
     for (size_t j = 0; j < n; j++) {
         /* the stored row counts scale times, and so does its norm: the scale cancels but for its sign */
         const double scale = (double)scale_of(index, first + j);
-        c[j] = (float)((double)c[j] * scale / (s->query_norm * index->norms[first + j]));
+        c[j] = unit_range((double)c[j] * scale / (s->query_norm * index->norms[first + j]));
     }
     saei_fp_leave(mode);
 }
@@ -263,8 +269,7 @@ static float cosine_of(const sae_index *index, const scratch *s, int32_t a, int3
     const saei_matrix one = {s->b, SAE_F32, false, 1, (int32_t)index->d};
     float dot;
     index->model->env->kernels->dot_rows(&dot, 1, &one, NULL, 0, 1, s->a, index->d, 1);
-    const double cosine = (double)dot / (index->norms[a] * index->norms[b]);
-    return cosine > 1.0 ? 1.0f : cosine < -1.0 ? -1.0f : (float)cosine;
+    return unit_range((double)dot / (index->norms[a] * index->norms[b]));
 }
 
 static float l2_of(const sae_index *index, const scratch *s)

@@ -1,6 +1,6 @@
 /* A pool for hosts that bring no threads. One run at a time; its tasks are claimed one by one from a counter, the caller works too.
  * Idle threads sleep on a condition: nothing spins in somebody else's process. */
-#include <unistd.h>
+#include <sched.h>
 
 #include "host/host.h"
 
@@ -127,6 +127,13 @@ no_mutex:
     return false;
 }
 
+/* Processors this process may run on: taskset and cpusets count. */
+static int processors(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
 sae_status sae_pool_create(sae_pool **out, uint32_t n_threads, sae_error *err)
 {
     enum { MAX_THREADS = 1024 };
@@ -136,7 +143,7 @@ sae_status sae_pool_create(sae_pool **out, uint32_t n_threads, sae_error *err)
     if (n_threads > MAX_THREADS)
         return saei_fail(err, SAE_E_ARG, "n_threads = %u, the most is %d", (unsigned)n_threads, MAX_THREADS);
     if (n_threads == 0) {
-        const long available = sysconf(_SC_NPROCESSORS_ONLN);
+        const int available = processors();
         n_threads = available < 1 ? 1 : available > MAX_THREADS ? MAX_THREADS : (uint32_t)available;
     }
     saei_host host = {0};
