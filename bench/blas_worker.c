@@ -72,7 +72,8 @@ static bool start_blis(const char *arch)
 /* ---- OpenBLAS ---- */
 
 typedef void (*gemm32)(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
-typedef void (*gemm64)(int, int, int, int64_t, int64_t, int64_t, float, const float *, int64_t, const float *, int64_t, float, float *, int64_t);
+typedef void (*gemm64)(int, int, int, int64_t, int64_t, int64_t, float, const float *, int64_t, const float *, int64_t, float, float *,
+                       int64_t);
 typedef void (*gemv32)(int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
 typedef void (*gemv64)(int, int, int64_t, int64_t, float, const float *, int64_t, const float *, int64_t, float, float *, int64_t);
 
@@ -205,7 +206,9 @@ static bool setup(const bench_case *c)
 int main(int argc, char **argv)
 {
     const bool blis = argc > 1 && strcmp(argv[1], "blis") == 0;
-    const bool good = blis ? start_blis(argv[2]) : argc == 4 ? start_openblas(argv[1], argv[2], argv[3]) : bench_no("usage: see the source");
+    const bool good = blis        ? start_blis(argv[2])
+                      : argc == 4 ? start_openblas(argv[1], argv[2], argv[3])
+                                  : bench_no("usage: see the source");
     const bench_ops ops = {hello, set_threads, open_folder, setup, NULL, run, NULL};
     return good ? bench_serve(&ops) : bench_refuse();
 }

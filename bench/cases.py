@@ -30,14 +30,24 @@ class Group:
         s = "s" if self.threads > 1 else ""
         return f"{'+'.join(self.cases)} {self.d_in}x{self.d_sae}, {what}batch {self.batch}, {self.threads} thread{s}"
 
+    @property
+    def mib(self) -> int:
+        """Of one of its matrices, at least 1."""
+        return max(1, self.d_in * self.d_sae * 4 >> 20)
+
+    @property
+    def has_roof(self) -> bool:
+        """Whether its weights come from memory and its work is measured against the machine's ceilings."""
+        return self.cases[0] in ("encode", "gemm", "neighbors")
+
     def roof_ms(self, case: str, read_gbs: float, gflops: float, weight_bytes: int) -> float | None:
-        """The shortest time this machine allows: every weight read once, every product one FMA. None where the work fits no roof."""
+        """The shortest time this machine allows: every weight read once, every product one FMA. None where the work has no roof."""
         weights = self.d_in * self.d_sae
-        if case == "neighbors":
-            return weights * weight_bytes / read_gbs / 1e6
-        if case not in ("encode", "gemm"):
+        if not self.has_roof:
             return None
         by_bytes = weights * weight_bytes / read_gbs / 1e6
+        if case == "neighbors":
+            return by_bytes
         by_flops = 2.0 * self.batch * weights / gflops / 1e6
         if weight_bytes != 4 and by_flops > by_bytes:
             return None  # the FMA ceiling is one of fp32

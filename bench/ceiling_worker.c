@@ -15,52 +15,52 @@ typedef void (*body)(const unsigned char *p, size_t bytes, uint64_t *sink);
 /* ---- kernels ---- */
 
 /* Reads `streams` runs of memory side by side, with or without asking for what comes next. */
-#define READER(name, isa, width, streams, ahead)                                                            \
-    isa static void name(const unsigned char *p, size_t bytes, uint64_t *sink)                              \
-    {                                                                                                       \
-        typedef uint64_t vec __attribute__((vector_size(width), aligned(width), may_alias));                \
-        const size_t part = bytes / (streams) / 256 * 256;                                                  \
-        vec sum[4] = {{0}};                                                                                 \
-        for (size_t i = 0; i < part; i += 256)                                                              \
-            for (size_t s = 0; s < (streams); s++) {                                                        \
-                const unsigned char *q = p + s * part + i;                                                  \
-                for (size_t l = 0; (ahead) && l < 256; l += LINE)                                           \
-                    __builtin_prefetch(q + (ahead) + l);                                                    \
-                for (size_t v = 0; v < 256 / (width); v++)                                                  \
-                    sum[v % 4] ^= ((const vec *)(const void *)q)[v];                                        \
-            }                                                                                               \
-        sum[0] ^= sum[1] ^ sum[2] ^ sum[3];                                                                 \
-        *sink ^= sum[0][0] ^ sum[0][1];                                                                     \
+#define READER(name, isa, width, streams, ahead)                                             \
+    isa static void name(const unsigned char *p, size_t bytes, uint64_t *sink)               \
+    {                                                                                        \
+        typedef uint64_t vec __attribute__((vector_size(width), aligned(width), may_alias)); \
+        const size_t part = bytes / (streams) / 256 * 256;                                   \
+        vec sum[4] = {{0}};                                                                  \
+        for (size_t i = 0; i < part; i += 256)                                               \
+            for (size_t s = 0; s < (streams); s++) {                                         \
+                const unsigned char *q = p + s * part + i;                                   \
+                for (size_t l = 0; (ahead) && l < 256; l += LINE)                            \
+                    __builtin_prefetch(q + (ahead) + l);                                     \
+                for (size_t v = 0; v < 256 / (width); v++)                                   \
+                    sum[v % 4] ^= ((const vec *)(const void *)q)[v];                         \
+            }                                                                                \
+        sum[0] ^= sum[1] ^ sum[2] ^ sum[3];                                                  \
+        *sink ^= sum[0][0] ^ sum[0][1];                                                      \
     }
 
 /* Twelve independent chains of FMAs in registers. */
-#define FMAS(name, isa, width)                                                                              \
-    isa static void name(const unsigned char *p, size_t bytes, uint64_t *sink)                              \
-    {                                                                                                       \
-        typedef float vec __attribute__((vector_size(width)));                                              \
-        vec a0 = {(float)p[0]}, a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0;     \
-        vec a9 = a0, a10 = a0, a11 = a0, m = a0, c = a0;                                                    \
-        m = m * 0 + 0.999f;                                                                                 \
-        c = c * 0 + 0.001f;                                                                                 \
-        for (size_t i = 0; i < bytes; i++) {                                                                \
-            a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;            \
-            a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;            \
-            a10 = a10 * m + c, a11 = a11 * m + c;                                                           \
-            /* else twelve equal chains become one */                                                       \
-            __asm__ volatile("" : REG(a0), REG(a1), REG(a2), REG(a3), REG(a4), REG(a5), REG(a6), REG(a7));  \
-            __asm__ volatile("" : REG(a8), REG(a9), REG(a10), REG(a11));                                    \
-        }                                                                                                   \
-        const vec sum = a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9 + a10 + a11;                        \
-        *sink += (uint64_t)sum[0];                                                                          \
+#define FMAS(name, isa, width)                                                                             \
+    isa static void name(const unsigned char *p, size_t bytes, uint64_t *sink)                             \
+    {                                                                                                      \
+        typedef float vec __attribute__((vector_size(width)));                                             \
+        vec a0 = {(float)p[0]}, a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, a8 = a0;    \
+        vec a9 = a0, a10 = a0, a11 = a0, m = a0, c = a0;                                                   \
+        m = m * 0 + 0.999f;                                                                                \
+        c = c * 0 + 0.001f;                                                                                \
+        for (size_t i = 0; i < bytes; i++) {                                                               \
+            a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;           \
+            a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;           \
+            a10 = a10 * m + c, a11 = a11 * m + c;                                                          \
+            /* else twelve equal chains become one */                                                      \
+            __asm__ volatile("" : REG(a0), REG(a1), REG(a2), REG(a3), REG(a4), REG(a5), REG(a6), REG(a7)); \
+            __asm__ volatile("" : REG(a8), REG(a9), REG(a10), REG(a11));                                   \
+        }                                                                                                  \
+        const vec sum = a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9 + a10 + a11;                       \
+        *sink += (uint64_t)sum[0];                                                                         \
     }
 
-#define READERS(isa, attribute, width)               \
-    READER(read_##isa##_1, attribute, width, 1, 0)   \
+#define READERS(isa, attribute, width)                 \
+    READER(read_##isa##_1, attribute, width, 1, 0)     \
     READER(read_##isa##_1p, attribute, width, 1, 1024) \
     READER(read_##isa##_4p, attribute, width, 4, 1024) \
-    READER(read_##isa##_8p, attribute, width, 8, 512) \
-    FMAS(fma_##isa, attribute, width)                \
-    static const table table_##isa = {               \
+    READER(read_##isa##_8p, attribute, width, 8, 512)  \
+    FMAS(fma_##isa, attribute, width)                  \
+    static const table table_##isa = {                 \
         {read_##isa##_1, read_##isa##_1p, read_##isa##_4p, read_##isa##_8p}, fma_##isa, (width) / sizeof(float), #isa};
 
 enum { N_READERS = 4 };

@@ -25,7 +25,7 @@ def compiler() -> list[str]:
 def compile_one(build: Path, name: str, flags: list[str], libraries: list[str]) -> Path:
     out = build / "bench" / name
     sources = [HERE / f"{name}.c", HERE / "worker.c", HERE / "worker.h"]
-    newest = max(p.stat().st_mtime for p in [*sources, Path(__file__)])
+    newest = max(p.stat().st_mtime for p in [*sources, Path(__file__), *HERE.parent.glob("include/**/*.h")])
     if out.exists() and out.stat().st_mtime > newest:
         return out
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def ms(value: float) -> str:
     if value >= 1000:
         return f"{value / 1000:.2f} s"
     if value < 0.1:
-        return f"{value * 1000:.2f} µs"
+        return f"{value * 1000:.3g} µs"
     return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
 
 
@@ -157,23 +157,31 @@ def encode_cell(rows: list[Row], row: Row | None) -> str:
     return text
 
 
+def work(row: Row) -> str:
+    if row["variant"] == "create":
+        return f"create, {row['features']} feature of {row['d_in']}x{row['d_sae']}"
+    text = f"{row['d_in']}x{row['d_sae']}, batch {row['batch']}"
+    text += f", {row['features']} features" if row["features"] and row["case"] != "neighbors" else ""
+    return text + (f", {row['threads']} threads" if row["threads"] > 1 else "")
+
+
 def other_table(rows: list[Row], case: str) -> str:
+    """One line for each piece of work, one column for each implementation: the faster one of default and forced."""
+    mine = select(rows, case=case)
+    families = list(dict.fromkeys(r["impl"].split("@")[0] for r in mine))
     body = []
-    for row in select(rows, case=case):
-        peer = fastest_peer(rows, row) if ours(row) else None
-        if case == "probe" and row["variant"] == "create":
-            work = f"create, {row['features']} feature, {row['d_in']}x{row['d_sae']}"
-        else:
-            work = f"{row['d_in']}x{row['d_sae']}, batch {row['batch']}" + (f", {row['features']} features" if row["features"] else "")
-            work += f", {row['threads']} threads" if row["threads"] > 1 else ""
-        ratio = f"{peer['ms_min'] / row['ms_min']:.2f}x ({peer['impl']})" if peer else ""
-        body.append([work, f"{row['impl']} ({row['isa']})", ms(row["ms_min"]), ms(row["ms_median"]), ratio, f"{row['rss_mib']:.0f}"])
-    return table(["work", "", "least", "median", "against the fastest fp32 peer", "MiB"], body)
+    for text in dict.fromkeys(work(r) for r in mine):
+        line = [r for r in mine if work(r) == text]
+        best = [fastest([r for r in line if r["impl"].split("@")[0] == f]) for f in families]
+        peer = fastest_peer(line, line[0])
+        ratio = f"{peer['ms_min'] / line[0]['ms_min']:.2f}x ({peer['impl'].split('@')[0]})" if ours(line[0]) and peer else ""
+        body.append([text, *(ms(r["ms_min"]) if r else "–" for r in best), ratio])
+    return table(["", *families, "against the fastest fp32 peer"], body)
 
 
 def ceilings_table(ceilings: list[Row]) -> str:
     body = [[f"{c['threads']}", f"{c['mib']} MiB", f"{c['read_gbs']:.1f}", f"{c['read_gbs_median']:.1f}",
-             f"{c['fma_gflops']:.0f}" if "fma_gflops" in c else "", c["during"]] for c in ceilings]  # fmt: skip
+             f"{c['fma_gflops']:.0f}" if c["fma_gflops"] else "", c["during"]] for c in ceilings]  # fmt: skip
     return table(["threads", "reading", "GB/s", "median", "FMA GFLOP/s", "measured during"], body)
 
 

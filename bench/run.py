@@ -1,4 +1,4 @@
-"""Measures libsae and its peers on this machine: `make bench`, or `python bench/run.py --out build/bench.json`.
+"""Measures libsae and its peers on this machine: `make bench`, or `python bench/run.py --build build`.
 
 Every implementation is a worker process of its own. Within a group of cases all of them take turns, round after round, together with
 a worker that measures the machine's ceilings: what disturbs the machine disturbs all of them alike. bench/README.md says how to read
@@ -72,7 +72,8 @@ class Entry:
 class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.build: Path = args.out.resolve().parent
+        self.build: Path = args.build.resolve()
+        self.out: Path = args.out or args.build / "bench.json"
         self.progress = Progress()
         self.rows: list[Row] = []
         self.ceilings: list[Row] = []
@@ -149,7 +150,7 @@ class Bench:
             worker.ask(f"threads {group.threads}")
             answer = dict(w.split("=", 1) for w in worker.ask(entry.request))
         except Refused as e:
-            if worker.dead or "no case" not in str(e) and str(e) not in worker.cannot:
+            if worker.dead or not str(e).startswith("no case") and str(e) not in worker.cannot:
                 worker.cannot.add(str(e))
                 self.progress.note(f"skipped: {worker.lane.impl}, {entry.case}, {group.threads} thread(s): {e}")
                 if worker.dead:
@@ -160,7 +161,7 @@ class Bench:
         return True
 
     def ceiling_setup(self, group: Group) -> tuple[float, float]:
-        mib = group.d_in * group.d_sae * 4 >> 20
+        mib = group.mib
         self.ceiling.ask(f"threads {group.threads}")
         n_bytes = dict(w.split("=") for w in self.ceiling.ask(f"case 0 read mib={mib}"))
         n_flops = dict(w.split("=") for w in self.ceiling.ask("case 1 fma"))
@@ -169,12 +170,13 @@ class Bench:
     def run_group(self, group: Group) -> None:
         self.open(group.d_in, group.d_sae)
         entries = self.entries(group)
-        n_bytes, n_flops = self.ceiling_setup(group)
+        n_bytes, n_flops = self.ceiling_setup(group) if group.has_roof else (0.0, 0.0)
         read: list[float] = []
         fma: list[float] = []
         for n in range(group.rounds):
-            read += [n_bytes / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 0 {group.turn_ms}")]
-            fma += [n_flops / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 1 {group.turn_ms / 8}")]
+            if group.has_roof:
+                read += [n_bytes / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 0 {group.turn_ms}")]
+                fma += [n_flops / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 1 {group.turn_ms / 8}")]
             for entry in entries[n % len(entries) :] + entries[: n % len(entries)]:
                 self.progress.within(f"{group.title}: round {n + 1} of {group.rounds}, {entry.worker.lane.impl}")
                 self.take_turn(entry, group)
@@ -182,14 +184,18 @@ class Bench:
             if not entry.worker.dead:
                 entry.rss_kib = int(entry.worker.ask("rss")[0])
         self.check(group, entries)
-        self.ceilings.append(
-            {"threads": group.threads, "mib": group.d_in * group.d_sae * 4 >> 20, "read_gbs": round(max(read), 2),
-             "read_gbs_median": round(statistics.median(read), 2), "fma_gflops": round(max(fma), 1),
-             "fma_gflops_median": round(statistics.median(fma), 1), "during": group.title}
-        )  # fmt: skip
+        if group.has_roof:
+            self.add_ceiling(group.threads, group.mib, group.title, read, fma)
         for entry in entries:
             if entry.times:
-                self.rows += self.as_rows(group, entry, max(read), max(fma))
+                self.rows += self.as_rows(group, entry, max(read, default=0), max(fma, default=0))
+
+    def add_ceiling(self, threads: int, mib: int, during: str, read: list[float], fma: list[float]) -> None:
+        self.ceilings.append({
+            "threads": threads, "mib": mib, "during": during, "read_gbs": round(max(read), 2),
+            "read_gbs_median": round(statistics.median(read), 2), "fma_gflops": round(max(fma), 1) if fma else None,
+            "fma_gflops_median": round(statistics.median(fma), 1) if fma else None,
+        })  # fmt: skip
 
     def take_turn(self, entry: Entry, group: Group) -> None:
         if entry.worker.dead:
@@ -306,8 +312,7 @@ class Bench:
                 self.progress.within(f"read ceiling, {mib} MiB, {threads} thread(s)")
                 count = dict(w.split("=") for w in self.ceiling.ask(f"case 0 read mib={mib}"))["count"]
                 rates = [float(count) / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 0 {50 if self.args.quick else 250}")]
-                self.ceilings.append({"threads": threads, "mib": mib, "read_gbs": round(max(rates), 2),
-                                      "read_gbs_median": round(statistics.median(rates), 2), "during": "sizes"})  # fmt: skip
+                self.add_ceiling(threads, mib, "sizes", rates, [])
 
     # ---- all ----
 
@@ -337,11 +342,11 @@ class Bench:
                    "seconds": round(time.monotonic() - self.progress.start), "quick": self.args.quick,
                    "skipped": self.missing, "faults": self.faults}  # fmt: skip
         result = {"schema_version": SCHEMA_VERSION, "machine": machine, "ceilings": self.ceilings, "rows": self.rows}
-        self.args.out.write_text(json.dumps(result, indent=1) + "\n")
-        table = self.args.out.with_suffix(".md")
+        self.out.write_text(json.dumps(result, indent=1) + "\n")
+        table = self.out.with_suffix(".md")
         table.write_text(report.full(result))
         self.progress.note(report.summary(result))
-        self.progress.note(f"{self.args.out} and {table} written after {machine['seconds']} s")
+        self.progress.note(f"{self.out} and {table} written after {machine['seconds']} s")
         return 1 if self.faults else 0
 
 
@@ -378,10 +383,11 @@ def caches() -> dict[str, str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures libsae and its peers on this machine.")
-    parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="where libsae.so also is (default %(default)s)")
+    parser.add_argument("--build", type=Path, default=Path("build"), help="where libsae.so is (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="the result (default BUILD/bench.json); a table for people goes beside it, as .md")
     parser.add_argument("--quick", action="store_true", help="one shape, one thread, few rounds: a look, not figures")
     parser.add_argument("--cases", type=lambda s: s.split(","), default=list(cases.NAMES), help=f"some of {','.join(cases.NAMES)}")
-    parser.add_argument("--ecosystem", type=Path, help="a Python with torch and sae-lens (default: venv-ecosystem beside --out)")
+    parser.add_argument("--ecosystem", type=Path, help="a Python with torch and sae-lens (default: that of BUILD/venv-ecosystem)")
     args = parser.parse_args()
     unknown = set(args.cases) - set(cases.NAMES)
     if unknown:
@@ -392,6 +398,9 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     try:
         return Bench(arguments()).run()
+    except KeyboardInterrupt:
+        print("\nstopped: nothing written", file=sys.stderr)
+        return 130
     except compiled.BuildFailed as e:
         print(e, file=sys.stderr)
         return 1

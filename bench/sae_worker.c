@@ -21,16 +21,16 @@ typedef struct state {
     sae_plan *plans[2];
     sae_index *index;
     sae_info info;
-    float *x;            /* [MAX_BATCH][d_in] */
-    float *y;            /* [MAX_BATCH][d_in], decoded or steered rows */
-    float *out;          /* [MAX_BATCH][MAX_FEATURES] */
+    float *x;   /* [MAX_BATCH][d_in] */
+    float *y;   /* [MAX_BATCH][d_in], decoded or steered rows */
+    float *out; /* [MAX_BATCH][MAX_FEATURES] */
     void *scratch;
     size_t scratch_bytes;
-    int64_t *indptr;     /* [MAX_BATCH + 1] */
-    int32_t *indices;    /* [capacity] */
-    float *values;       /* [capacity] */
+    int64_t *indptr;  /* [MAX_BATCH + 1] */
+    int32_t *indices; /* [capacity] */
+    float *values;    /* [capacity] */
     int64_t capacity;
-    int32_t *chosen;     /* [MAX_FEATURES], the features to probe and steer */
+    int32_t *chosen; /* [MAX_FEATURES], the features to probe and steer */
 } state;
 
 static sae_isa isa;
@@ -117,8 +117,8 @@ static sae_rows rows_of(float *x, int n)
 
 static sae_codes codes(void)
 {
-    return (sae_codes){.struct_size = sizeof(sae_codes), .capacity = now.capacity, .indptr = now.indptr,
-                       .indices = now.indices, .values = now.values};
+    return (sae_codes){
+        .struct_size = sizeof(sae_codes), .capacity = now.capacity, .indptr = now.indptr, .indices = now.indices, .values = now.values};
 }
 
 /* ---- cases: set up, run ---- */
@@ -203,8 +203,11 @@ static bool setup_steer(void)
     memcpy(now.y, now.x, (size_t)on.batch * (size_t)now.info.d_in * sizeof *now.y);
     for (int p = 0; p < 2; p++) {
         for (int i = 0; i < on.features; i++)
-            edits[i] = (sae_edit){.struct_size = sizeof(sae_edit), .op = SAE_SET, .value = 3.0f + 2.0f * (float)p,
-                                  .model = now.model, .feature = now.chosen[i]};
+            edits[i] = (sae_edit){.struct_size = sizeof(sae_edit),
+                                  .op = SAE_SET,
+                                  .value = 3.0f + 2.0f * (float)p,
+                                  .model = now.model,
+                                  .feature = now.chosen[i]};
         if (!check(sae_plan_compile(&now.plans[p], now.env, now.info.d_in, 1, edits, on.features, &err), "sae_plan_compile"))
             return false;
     }
@@ -282,8 +285,9 @@ static const struct {
     const char *name;
     bool (*setup)(void);
     void (*run)(void);
-} cases[] = {{"encode", setup_encode, run_encode}, {"decode", setup_decode, run_decode},          {"probe", setup_probe, run_probe},
-             {"steer", setup_steer, run_steer},    {"neighbors", setup_neighbors, run_neighbors}, {"probe-create", setup_create, run_create}};
+} cases[] = {
+    {"encode", setup_encode, run_encode}, {"decode", setup_decode, run_decode},          {"probe", setup_probe, run_probe},
+    {"steer", setup_steer, run_steer},    {"neighbors", setup_neighbors, run_neighbors}, {"probe-create", setup_create, run_create}};
 
 static void (*run_case)(void);
 

@@ -6,7 +6,8 @@
  *     open FOLDER         the test SAE (see planted.py for what is in the folder)
  *     case S NAME k=v ... sets a case up as number S and runs it once; answers count=N (codes, bytes or operations of one run)
  *                         and bits=H (a hash of the codes, 0 where there is none)
- *     turn S MS           runs case S for at least MS milliseconds and at least once; answers the milliseconds of each run
+ *     turn S MS           runs case S for at least MS milliseconds and at least once; answers the milliseconds of each run:
+ *                         of processor time while one thread is used, which leaves out what other programs take, else by the clock
  *     rss                 the resident set of the process in KiB
  * The end of stdin ends it. peer_worker.py speaks the same. */
 #ifndef BENCH_WORKER_H
@@ -47,8 +48,6 @@ int bench_serve(const bench_ops *ops);
 
 /* For a worker that cannot start: answers "no" and the kept sentence; returns 1 for main. */
 int bench_refuse(void);
-
-double bench_now_ms(void);
 
 /* FNV-1a over memory, to compare codes between workers. */
 uint64_t bench_hash(uint64_t hash, const void *data, size_t bytes);

@@ -73,13 +73,13 @@ everything() {
         item "cli-$(basename "$script" .sh)" env SAE="$B/sae" PYTHON="$B/venv/bin/python" bash "$script"
     done
     if [ -d bindings/python/tests ]; then
-        item python env LIBSAE_LIBRARY="$PWD/$B/libsae.so" PYTHONPATH=bindings/python "$B/venv/bin/python" -m pytest -q bindings/python/tests
+        item python env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python "$B/venv/bin/python" -m pytest -q bindings/python/tests
     fi
 }
 
 ecosystem() {
     if ls bindings/python/libsae/__init__.py >/dev/null 2>&1; then
-        item ecosystem env LIBSAE_LIBRARY="$PWD/$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem SAE="$PWD/$B/sae" \
+        item ecosystem env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python:tests/ecosystem SAE="$PWD/$B/sae" \
             "$B/venv-ecosystem/bin/python" -m pytest -q tests/ecosystem
     else
         echo "skip: the comparison with SAELens needs the Python package"

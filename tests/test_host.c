@@ -352,30 +352,6 @@ END_TEST
 
 /* ---- floating-point mode ---- */
 
-static uint64_t mode_now(void)
-{
-#if defined(__x86_64__)
-    uint32_t now;
-    __asm__ volatile("stmxcsr %0" : "=m"(now));
-    return now & 0xffc0u; /* without the sticky flags */
-#else
-    uint64_t now;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(now));
-    return now;
-#endif
-}
-
-/* What a host may have set: flush to zero (and denormals are zero). */
-static void flush_denormals(void)
-{
-#if defined(__x86_64__)
-    const uint32_t mode = (uint32_t)mode_now() | 0x8040u;
-    __asm__ volatile("ldmxcsr %0" : : "m"(mode));
-#else
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode_now() | (uint64_t)1 << 24));
-#endif
-}
-
 static bool keeps_denormals(void)
 {
     volatile float tiny = 0x1p-140f, least = FLT_MIN;
@@ -397,8 +373,8 @@ START_TEST(floating_point_mode)
             ck_assert_int_eq(fegetenv(&before), 0);
             ck_assert_int_eq(fesetround(roundings[i]), 0);
             if (flush)
-                flush_denormals();
-            const uint64_t hosts = mode_now();
+                fp_flush();
+            const uint64_t hosts = fp_mode();
             const bool kept = keeps_denormals(), nearest = rounds_to_nearest();
             const saei_fpmode outer = saei_fp_enter();
             const bool kept_inside = keeps_denormals(), nearest_inside = rounds_to_nearest();
@@ -406,7 +382,7 @@ START_TEST(floating_point_mode)
             saei_fp_leave(inner);
             const bool kept_after = keeps_denormals(), nearest_after = rounds_to_nearest();
             saei_fp_leave(outer);
-            const uint64_t left = mode_now();
+            const uint64_t left = fp_mode();
             ck_assert_int_eq(fesetenv(&before), 0);
             ck_assert(kept == !flush && nearest == (roundings[i] == FE_TONEAREST)); /* the test can tell */
             ck_assert(kept_inside && nearest_inside && kept_after && nearest_after);

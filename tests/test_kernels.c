@@ -7,8 +7,9 @@
  * The plain loop is held to it, and the kernels to the plain loop. The other kernels round at most once and have no budget: exact.
  *
  * Needs libc and the library's objects only, so that it runs anywhere, also under an emulator.
- *     test_kernels                prints what failed, then "N passed, N failed"
- *     test_kernels --bench [isa]  times the same kernels: ns, GB/s, GFLOP/s and percent of the ceilings, which are measured beside them */
+ *     test_kernels                       prints what failed, then "N passed, N failed"
+ *     test_kernels --bench [isa [word]]  times the same kernels (those with the word in their name): ns, GB/s, GFLOP/s and percent of the
+ *                                        ceilings, which are measured beside them */
 #include <float.h>
 #include <math.h>
 #include <stdarg.h>
@@ -578,6 +579,7 @@ static void test_panels(void)
         panels_case(n_panels, 1 + below(9), 7, n_panels % 2);
     panels_case(4, 64, 96, true);
     panels_case(4, 9, 384, false);
+    panels_case(2, 17, 300, false);
 }
 
 static void test_gemv_panels(void)
@@ -843,6 +845,7 @@ typedef struct bench {
     size_t rows, n;
     const saei_act *act;
     double read_roof, fma_roof; /* GB/s, GFLOP/s */
+    const char *word;           /* only entries with it in their name; NULL = all */
     volatile float sink;
 } bench;
 
@@ -872,6 +875,8 @@ static double fastest(void (*body)(bench *), bench *b)
 
 static void time_it(bench *b, const char *name, void (*body)(bench *), double bytes, double flops)
 {
+    if (b->word && !strstr(name, b->word))
+        return;
     const double s = fastest(body, b), gbs = bytes / s / 1e9, gflops = flops / s / 1e9;
     printf("%-7s %-40s %12.0f ns %7.1f GB/s %4.0f %% %7.1f GFLOP/s %4.0f %%\n", sae_isa_name(b->k->isa), name, s * 1e9, gbs, 100 * gbs / b->read_roof, gflops,
            100 * gflops / b->fma_roof);
@@ -996,6 +1001,11 @@ static void bench_combine(bench *b)
     b->k->combine(b->c, NULL, &b->m, b->ids + at, b->x, b->n);
 }
 
+static void bench_combine_warm(bench *b)
+{
+    b->k->combine(b->c, NULL, &b->m, b->ids, b->x, b->n);
+}
+
 static void bench_activate(bench *b)
 {
     size_t bad = 0;
@@ -1060,7 +1070,7 @@ static void bench_products(bench *b)
         }
     for (b->n = 1; b->n <= 16; b->n *= 4)
         for (b->rows = 1; b->rows <= 64; b->rows *= 8)
-            time_it(b, shape("probe %zu features, %zu rows", 16 * b->n, b->rows), bench_probe, 4.0 * (double)b->rows * BENCH_D,
+            time_it(b, shape("probe %zu features, %zu rows", 16 * b->n, b->rows), bench_probe, 4.0 * (double)(b->rows + 16 * b->n) * BENCH_D,
                     (double)(b->rows * b->n) * 32 * BENCH_D);
 }
 
@@ -1076,6 +1086,7 @@ static void bench_rest(bench *b)
         b->m = (saei_matrix){dtypes[t] == SAE_F32 ? (const void *)b->w : b->halves, dtypes[t], false, BENCH_N, BENCH_D};
         b->n = 64;
         time_it(b, shape("combine %s, 64 terms", name), bench_combine, bytes * 64 * BENCH_D, 2.0 * 64 * BENCH_D);
+        time_it(b, shape("combine %s, 64 terms in cache", name), bench_combine_warm, bytes * 64 * BENCH_D, 2.0 * 64 * BENCH_D);
         time_it(b, shape("nonfinite %s", name), bench_nonfinite, bytes * BENCH_N * BENCH_D, 0);
         time_it(b, shape("pack_panels %s by rows", name), bench_pack_panels, (bytes + 4) * BENCH_N * BENCH_D, 0);
         b->m.by_cols = true;
@@ -1103,10 +1114,11 @@ static void *big(size_t bytes)
     return p;
 }
 
-static int run_bench(const char *only)
+static int run_bench(const char *only, const char *word)
 {
     static bench b;
     const size_t weights = (size_t)BENCH_N * BENCH_D;
+    b.word = word;
     b.w = big(weights * 4);
     b.halves = big(weights * 2);
     b.x = big((size_t)BENCH_ROWS * BENCH_D * 4);
@@ -1141,7 +1153,7 @@ int main(int argc, char **argv)
                                           test_dot_rows,      test_probe,     test_activate,   test_combine};
     find_tables();
     if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return run_bench(argc > 2 ? argv[2] : NULL);
+        return run_bench(argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
     fences_make();
     for (size_t i = 0; i < LENGTH(tests); i++)
         tests[i]();

@@ -1,4 +1,4 @@
-"""Builds the wheel: the Python package, the C library, and every library it needs that does not belong to libc."""
+"""Builds the wheel: the Python package, the C library, and every library it was linked with that does not belong to libc."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ class BuildLibrary(build_py):
     """The package's files, and libsae.so beside them. It looks for its companions where it lies itself ($ORIGIN)."""
 
     def run(self) -> None:
+        target = HERE / "libsae" if self.editable_mode else Path(self.build_lib) / "libsae"
+        for old in target.glob("*"):  # nothing of an earlier build gets in
+            if not self.editable_mode or ".so" in old.name:
+                old.unlink()
         super().run()
         soname = f"libsae.so.{version()[0]}"
         build = (HERE / self.get_finalized_command("build").build_temp).resolve()
         flags = f"{os.environ.get('LDFLAGS', '')} -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN'"
-        command = [
-            *["make", "-C", str(ROOT), f"-j{os.cpu_count() or 1}", f"B={build}", f"{build}/{soname}"],
-            *[f"LDFLAGS={flags}", f"CFLAGS={os.environ.get('CFLAGS', '-O2')}"],
-        ]
+        command = ["make", "-C", str(ROOT), f"-j{os.cpu_count() or 1}", f"B={build}", f"{build}/{soname}"]
+        command += [f"LDFLAGS={flags}", f"CFLAGS={os.environ.get('CFLAGS', '-O2')}"]
+        (build / soname).unlink(missing_ok=True)  # make does not know with which flags it was linked
         subprocess.run(command, check=True)
-        target = HERE / "libsae" if self.editable_mode else Path(self.build_lib) / "libsae"
-        target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("*.so*"):
-            old.unlink()
         shutil.copyfile(build / soname, target / soname)
         for name, file in needed(build / soname).items():
             shutil.copyfile(file, target / name)

@@ -1,5 +1,8 @@
 /* A pool for hosts that bring no threads. One run at a time; its tasks are claimed one by one from a counter, the caller works too.
  * Idle threads sleep on a condition: nothing spins in somebody else's process. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* CPU_COUNT, also where the sources are compiled without our Makefile */
+#endif
 #include <sched.h>
 
 #include "host/host.h"

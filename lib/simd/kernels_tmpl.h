@@ -5,19 +5,13 @@
  *   v_load*_n v_store_n   the first n < VN elements: zeros in the other lanes, memory past them untouched
  *   v_gt v_finite         bit i = lane i
  *   v_transpose           VN vectors of VN floats, in place
- *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; GEMV_PANELS, PROBE_MR, COMBINE_NV likewise
+ *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; GEMV_PANELS, PROBE_MR likewise
  * and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
  * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
 #include "simd/kernels.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 64")
-#endif
+#include "simd/unroll.h"
 
 /* How far ahead streams are fetched, in floats: 3 KB. */
 enum { AHEAD = 768 };
@@ -32,6 +26,20 @@ INLINE V load_any(const void *p, sae_dtype t)
 INLINE V load_any_n(const void *p, sae_dtype t, size_t n)
 {
     return t == SAE_F32 ? v_load_n(p, n) : t == SAE_F16 ? v_load_f16_n(p, n) : v_load_bf16_n(p, n);
+}
+
+/* The first n <= VN floats. */
+INLINE V load_part(const float *p, size_t n)
+{
+    return n == VN ? v_load(p) : v_load_n(p, n);
+}
+
+INLINE void store_part(float *p, V v, size_t n)
+{
+    if (n == VN)
+        v_store(p, v);
+    else
+        v_store_n(p, v, n);
 }
 
 INLINE size_t size_of(sae_dtype t)
@@ -131,10 +139,24 @@ static void pack_rows(float *xp, const float *x, size_t ldx, size_t n_rows, size
         }
 }
 
-/* VN features of a matrix stored [n][d], weights k .. k+VN-1 (kn of them), as VN vectors over features. Features past fn are 0. */
-INLINE void load_square(V r[VN], const unsigned char *const rows[VN], size_t k, size_t kn, sae_dtype t)
+/* VN x VN weights of a matrix stored [n][d], turned: lane i of r[q] is weight k + q of the feature at rows[i]. Its many rows are more
+ * streams than a processor follows by itself, so each line is asked for two lines ahead; into L2, since rows a multiple of 4 KB apart
+ * share one set of L1. */
+INLINE void load_square(V r[VN], const unsigned char *const rows[VN], size_t k, sae_dtype t)
 {
+    const bool new_line = k * size_of(t) % 64 < VN * size_of(t);
     UNROLL
+    for (int i = 0; i < VN; i++) {
+        if (new_line)
+            __builtin_prefetch(rows[i] + k * size_of(t) + 128, 0, 2);
+        r[i] = load_any(rows[i] + k * size_of(t), t);
+    }
+    v_transpose(r);
+}
+
+/* The same at the edges: kn <= VN weights, zeros for the others and for rows that are NULL. */
+OUTLINE void load_edge(V r[VN], const unsigned char *const rows[VN], size_t k, size_t kn, sae_dtype t)
+{
     for (int i = 0; i < VN; i++)
         r[i] = !rows[i] ? v_zero() : kn == VN ? load_any(rows[i] + k * size_of(t), t) : load_any_n(rows[i] + k * size_of(t), t, kn);
     v_transpose(r);
@@ -148,10 +170,17 @@ INLINE void pack_by_rows(float *dst, const saei_matrix *m, size_t j0, size_t nj,
         float *to = dst + j / SAEI_PANEL * kc * SAEI_PANEL + j % SAEI_PANEL;
         for (size_t i = 0; i < VN; i++)
             rows[i] = j + i < nj ? (const unsigned char *)m->data + ((j0 + j + i) * d + k0) * size_of(t) : NULL;
-        for (size_t k = 0; k < kc; k += VN) {
-            V r[VN];
+        V r[VN];
+        size_t k = 0;
+        for (; k + VN <= kc && j + VN <= nj; k += VN) {
+            load_square(r, rows, k, t);
+            UNROLL
+            for (size_t i = 0; i < VN; i++)
+                v_store(to + (k + i) * SAEI_PANEL, r[i]);
+        }
+        for (; k < kc; k += VN) {
             const size_t kn = min_of(VN, kc - k);
-            load_square(r, rows, k, kn, t);
+            load_edge(r, rows, k, kn, t);
             for (size_t i = 0; i < kn; i++)
                 v_store(to + (k + i) * SAEI_PANEL, r[i]);
         }
@@ -160,13 +189,23 @@ INLINE void pack_by_rows(float *dst, const saei_matrix *m, size_t j0, size_t nj,
 
 INLINE void pack_by_cols(float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc, sae_dtype t)
 {
+    const size_t width = (size_t)m->n * size_of(t);
     for (size_t k = 0; k < kc; k++) {
-        const unsigned char *row = (const unsigned char *)m->data + ((k0 + k) * (size_t)m->n + j0) * size_of(t);
-        for (size_t j = 0; j < (nj + SAEI_PANEL - 1) / SAEI_PANEL * SAEI_PANEL; j += VN) {
-            float *to = dst + (j / SAEI_PANEL * kc + k) * SAEI_PANEL + j % SAEI_PANEL;
-            if (k + 4 < kc) /* rows lie far apart: nothing else would fetch the next ones */
-                __builtin_prefetch(row + (4 * (size_t)m->n + j) * size_of(t), 0, 2);
-            v_store(to, j + VN <= nj ? load_any(row + j * size_of(t), t) : j < nj ? load_any_n(row + j * size_of(t), t, nj - j) : v_zero());
+        const unsigned char *row = (const unsigned char *)m->data + (k0 + k) * width + j0 * size_of(t);
+        float *to = dst + k * SAEI_PANEL;
+        size_t j = 0;
+        for (; j + SAEI_PANEL <= nj; j += SAEI_PANEL, to += kc * SAEI_PANEL) {
+            UNROLL
+            for (size_t i = 0; i < SAEI_PANEL; i += VN) {
+                const unsigned char *from = row + (j + i) * size_of(t);
+                if (i * size_of(t) % 64 == 0) /* each row is a new stream: two rows ahead */
+                    __builtin_prefetch(from + 2 * width, 0, 2);
+                v_store(to + i, load_any(from, t));
+            }
+        }
+        for (size_t i = 0; j < nj && i < SAEI_PANEL; i += VN) {
+            const unsigned char *from = row + (j + i) * size_of(t);
+            v_store(to + i, j + i + VN <= nj ? load_any(from, t) : j + i < nj ? load_any_n(from, t, nj - j - i) : v_zero());
         }
     }
 }
@@ -194,9 +233,10 @@ static void pack_lanes(float *dst, const float *src, size_t n, size_t d)
 
 /* ---- products ---- */
 
-/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
- * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
-INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored)
+/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched; `lines` cache lines from `ahead` on are
+ * asked for at each step. With all of a panel in L2 this runs at the FMA peak; with few rows it streams 4 bytes a weight at the memory
+ * roof. */
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored, const float *ahead, int lines)
 {
     V a[PANEL_MR][PANEL_NV];
     UNROLL
@@ -205,13 +245,14 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
         for (int v = 0; v < PANEL_NV; v++)
             a[r][v] = resume && r < stored ? v_load(c + (size_t)r * ldc + v * VN) : v_zero();
     }
-    for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
+    for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS, ahead += 16 * lines) {
         V b[PANEL_NV];
         UNROLL
-        for (int v = 0; v < PANEL_NV; v++) {
+        for (int i = 0; i < lines; i++)
+            __builtin_prefetch(ahead + 16 * i);
+        UNROLL
+        for (int v = 0; v < PANEL_NV; v++)
             b[v] = v_load(w + v * VN);
-            __builtin_prefetch(w + v * VN + AHEAD);
-        }
         UNROLL
         for (int r = 0; r < mr; r++) {
             const V x = v_set1(xp[r]);
@@ -230,19 +271,25 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
     }
 }
 
+/* Whether one register tile covers a packed group and a panel. If not, several pass over the same weights, in slices of 128 that stay in
+ * L1 (24 KB), between which the chains rest in c; the passes share the work of asking for the next slice, a line a step. */
+enum { WHOLE = PANEL_MR * PANEL_NV * VN == SAEI_ROWS * SAEI_PANEL, SLICE = 128 };
+
 /* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
 INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left)
 {
+    enum { LINES = WHOLE ? SAEI_PANEL / 16 : 1 };
+    const float *ahead = w + (WHOLE ? AHEAD : kc * SAEI_PANEL);
     for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
         const size_t n = min_of(left - r, PANEL_MR);
-        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
+        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN, ahead += kc * 16) {
             float *to = c + r * ldc + v;
             if (n > PANEL_MR / 2)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n, ahead, LINES);
             else if (n > PANEL_MR / 4)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n, ahead, LINES);
             else
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n, ahead, LINES);
         }
     }
 }
@@ -250,9 +297,18 @@ INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, si
 static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,
                    size_t kc, bool resume)
 {
+    const size_t slice = WHOLE ? kc : SLICE;
     for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
-        for (size_t p = 0; p < n_panels; p++)
-            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
+        for (size_t p = 0; p < n_panels; p++) {
+            float *to = c + r * ldc + p * SAEI_PANEL;
+            const float *from = w + p * panel_stride;
+            size_t k = 0;
+            do {
+                const size_t kn = min_of(slice, kc - k);
+                panel_rows(to, ldc, from + k * SAEI_PANEL, xp + k * SAEI_ROWS, kn, resume || k > 0, n_rows - r);
+                k += kn;
+            } while (k < kc);
+        }
 }
 
 /* np panels side by side: as many streams, 12 chains. 4 bytes a weight: memory roof. */
@@ -370,75 +426,90 @@ static void gemv_cols(float *c, size_t ldc, const saei_matrix *m, size_t j0, siz
              cols_any(c, ldc, m, j0, nj, x, ldx, n_rows, SAE_BF16));
 }
 
-/* One square of weights into the chains of nr rows. */
-INLINE void square_step(V a[4], const unsigned char *const rows[VN], size_t k, size_t kn, const float *x, size_t ldx, int nr, sae_dtype t)
+/* The rows of x that a dot kernel works on: 1, or 4 of which the last may be repeated. */
+typedef struct few_rows {
+    const float *x[4];
+} few_rows;
+
+/* kn weights of VN features into the chains of nr rows. */
+INLINE void chain_square(V a[4], const V r[VN], const few_rows *x, size_t k, size_t kn, int nr)
 {
-    V r[VN];
-    load_square(r, rows, k, kn, t);
-    UNROLL
-    for (int q = 0; q < nr; q++) {
-        if (kn == VN) {
+    if (kn == VN) {
+        UNROLL
+        for (int i = 0; i < VN; i++) {
             UNROLL
-            for (int i = 0; i < VN; i++)
-                a[q] = v_fma(r[i], v_set1(x[(size_t)q * ldx + k + (size_t)i]), a[q]);
-        } else {
-            for (size_t i = 0; i < kn; i++)
-                a[q] = v_fma(r[i], v_set1(x[(size_t)q * ldx + k + i]), a[q]);
+            for (int q = 0; q < nr; q++)
+                a[q] = v_fma(r[i], v_set1(x->x[q][k + (size_t)i]), a[q]);
+        }
+    } else {
+        for (size_t i = 0; i < kn; i++) {
+            UNROLL
+            for (int q = 0; q < nr; q++)
+                a[q] = v_fma(r[i], v_set1(x->x[q][k + i]), a[q]);
         }
     }
 }
 
-/* Two groups of VN features at once: the shuffles of one hide the chain of the other. */
-INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN], size_t n, const float *x, size_t ldx, int nr, size_t d,
+/* Two groups of VN features at once: the shuffles of one hide the chain of the other. n <= 2 * VN are stored, for `stored` <= nr rows;
+ * rows past n repeat a feature. */
+INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN], size_t n, const few_rows *x, int nr, size_t stored, size_t d,
                     sae_dtype t)
 {
-    V a[4], b[4];
+    V a[4], b[4], r[VN];
     UNROLL
     for (int q = 0; q < nr; q++)
         a[q] = b[q] = v_zero();
-    for (size_t k = 0; k < d; k += VN) {
-        const size_t kn = min_of(VN, d - k);
-        square_step(a, rows, k, kn, x, ldx, nr, t);
-        if (n > VN)
-            square_step(b, rows + VN, k, kn, x, ldx, nr, t);
+    size_t k = 0;
+    for (; k + VN <= d; k += VN) {
+        load_square(r, rows, k, t);
+        chain_square(a, r, x, k, VN, nr);
+        if (n > VN) {
+            load_square(r, rows + VN, k, t);
+            chain_square(b, r, x, k, VN, nr);
+        }
+    }
+    if (k < d) {
+        load_edge(r, rows, k, d - k, t);
+        chain_square(a, r, x, k, d - k, nr);
+        load_edge(r, rows + VN, k, d - k, t);
+        chain_square(b, r, x, k, d - k, nr);
     }
     UNROLL
     for (int q = 0; q < nr; q++) {
-        float *to = c + (size_t)q * ldc;
-        if (n >= VN)
-            v_store(to, a[q]);
-        else
-            v_store_n(to, a[q], n);
-        if (n == 2 * VN)
-            v_store(to + VN, b[q]);
-        else if (n > VN)
-            v_store_n(to + VN, b[q], n - VN);
+        if ((size_t)q >= stored)
+            break;
+        store_part(c + (size_t)q * ldc, a[q], min_of(n, VN));
+        if (n > VN)
+            store_part(c + (size_t)q * ldc + VN, b[q], n - VN);
     }
 }
 
 INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows,
                      sae_dtype t)
 {
-    const size_t d = (size_t)m->d;
+    const size_t row_bytes = (size_t)m->d * size_of(t);
+    few_rows xs;
+    for (size_t q = 0; q < 4; q++)
+        xs.x[q] = x + min_of(q, n_rows - 1) * ldx;
     for (size_t i = 0; i < n; i += 2 * VN) {
         const unsigned char *rows[2 * VN];
         const size_t have = min_of(2 * VN, n - i);
-        for (size_t q = 0; q < 2 * VN; q++)
-            rows[q] = q < have ? (const unsigned char *)m->data + (ids ? (size_t)ids[i + q] : j0 + i + q) * d * size_of(t) : NULL;
+        for (size_t q = 0; q < 2 * VN; q++) {
+            const size_t at = i + (q < have ? q : 0);
+            rows[q] = (const unsigned char *)m->data + (ids ? (size_t)ids[at] : j0 + at) * row_bytes;
+        }
         if (n_rows == 1)
-            dots_of(c + i, ldc, rows, have, x, ldx, 1, d, t);
-        else if (n_rows == 2)
-            dots_of(c + i, ldc, rows, have, x, ldx, 2, d, t);
-        else if (n_rows == 3)
-            dots_of(c + i, ldc, rows, have, x, ldx, 3, d, t);
-        else if (n_rows == 4)
-            dots_of(c + i, ldc, rows, have, x, ldx, 4, d, t);
+            dots_of(c + i, ldc, rows, have, &xs, 1, 1, (size_t)m->d, t);
+        else
+            dots_of(c + i, ldc, rows, have, &xs, 4, n_rows, (size_t)m->d, t);
     }
 }
 
 /* 4 or 2 bytes a weight: memory roof when the rows are contiguous, latency of the gather when they are scattered. */
 static void dot_rows(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows)
 {
+    if (n_rows == 0)
+        return;
     BY_DTYPE(m->dtype, rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F32), rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F16),
              rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_BF16));
 }
@@ -496,26 +567,21 @@ static void probe(float *c, size_t ldc, const float *packed, size_t n_groups, co
 
 /* ---- codes ---- */
 
-INLINE V part(const float *p, size_t i, size_t n)
-{
-    return n == VN ? v_load(p + i) : v_load_n(p + i, n);
-}
-
 /* n <= VN features: which are on, what they are worth, how many are not finite. */
 INLINE uint32_t judge(V *value, uint32_t *finite, V dot, const saei_act *act, size_t j, size_t n, V floor)
 {
     V h = dot, threshold = v_zero();
     if (act->gate) {
-        h = v_add(dot, part(act->gate, j, n));
-        *value = v_fma(dot, part(act->mag_scale, j, n), part(act->mag_bias, j, n));
+        h = v_add(dot, load_part(act->gate + j, n));
+        *value = v_fma(dot, load_part(act->mag_scale + j, n), load_part(act->mag_bias + j, n));
         *finite = v_finite(h) & v_finite(*value);
     } else {
         if (act->bias)
-            h = v_add(h, part(act->bias, j, n));
+            h = v_add(h, load_part(act->bias + j, n));
         if (act->key_scale)
-            h = v_mul(h, part(act->key_scale, j, n));
+            h = v_mul(h, load_part(act->key_scale + j, n));
         if (act->threshold)
-            threshold = part(act->threshold, j, n);
+            threshold = load_part(act->threshold + j, n);
         *value = h;
         *finite = v_finite(h);
     }
@@ -532,7 +598,7 @@ static size_t activate(int32_t *idx, float *val, const float *dots, size_t n, si
         const uint32_t all = (uint32_t)(((uint64_t)1 << have) - 1);
         uint32_t finite;
         V value;
-        uint32_t on = judge(&value, &finite, part(dots, i, have), act, j0 + i, have, floors) & all;
+        uint32_t on = judge(&value, &finite, load_part(dots + i, have), act, j0 + i, have, floors) & all;
         if ((finite & all) != all)
             *bad += (size_t)__builtin_popcount(~finite & all);
         if (!on)
@@ -548,48 +614,52 @@ static size_t activate(int32_t *idx, float *val, const float *dots, size_t n, si
     return m;
 }
 
-/* nv vectors of columns (the last may be n < VN wide) held in registers while the terms go by. */
-INLINE void combine_block(float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n_terms, size_t k, int nv,
-                          size_t n, sae_dtype t)
+/* Adds nt terms: out[k] = from[k] (+0 when NULL) and then fma(coef[i], rows[i][k], .) for i < nt. The sums live in out, which stays in L1,
+ * and are touched once per 4 terms; meanwhile the same columns of the next rows come in. */
+INLINE void add_terms(float *out, const float *from, const unsigned char *const *rows, const unsigned char *const *next, const float *coef, int nt,
+                      size_t d, sae_dtype t)
 {
-    const size_t d = (size_t)m->d;
-    const unsigned char *base = (const unsigned char *)m->data + k * size_of(t);
-    V a[COMBINE_NV];
+    V c[4];
     UNROLL
-    for (int v = 0; v < nv; v++)
-        a[v] = init ? part(init + k, (size_t)v * VN, n) : v_zero();
-    for (size_t i = 0; i < n_terms; i++) {
-        const unsigned char *row = base + (size_t)ids[i] * d * size_of(t);
-        const unsigned char *next = base + (size_t)ids[i + 4 < n_terms ? i + 4 : i] * d * size_of(t);
-        const V c = v_set1(coef[i]);
+    for (int i = 0; i < nt; i++)
+        c[i] = v_set1(coef[i]);
+    size_t k = 0;
+    for (; k + VN <= d; k += VN) {
+        V a = from ? v_load(from + k) : v_zero();
+        const bool new_line = k * size_of(t) % 64 == 0;
         UNROLL
-        for (int v = 0; v < nv; v++) {
-            if (v * VN * 4 % 64 == 0)
-                __builtin_prefetch(next + (size_t)v * VN * size_of(t));
-            const unsigned char *p = row + (size_t)v * VN * size_of(t);
-            a[v] = v_fma(c, n == VN ? load_any(p, t) : load_any_n(p, t, n), a[v]);
+        for (int i = 0; i < nt; i++) {
+            if (new_line)
+                __builtin_prefetch(next[i] + k * size_of(t), 0, 2);
+            a = v_fma(c[i], load_any(rows[i] + k * size_of(t), t), a);
         }
+        v_store(out + k, a);
     }
+    if (k == d)
+        return;
+    V a = from ? v_load_n(from + k, d - k) : v_zero();
     UNROLL
-    for (int v = 0; v < nv; v++) {
-        float *to = out + k + (size_t)v * VN;
-        if (n == VN)
-            v_store(to, a[v]);
-        else
-            v_store_n(to, a[v], n);
-    }
+    for (int i = 0; i < nt; i++)
+        a = v_fma(c[i], load_any_n(rows[i] + k * size_of(t), t, d - k), a);
+    v_store_n(out + k, a, d - k);
 }
 
 INLINE void combine_any(float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n, sae_dtype t)
 {
     const size_t d = (size_t)m->d;
-    size_t k = 0;
-    for (; k + (size_t)COMBINE_NV * VN <= d; k += (size_t)COMBINE_NV * VN)
-        combine_block(out, init, m, ids, coef, n, k, COMBINE_NV, VN, t);
-    for (; k + VN <= d; k += VN)
-        combine_block(out, init, m, ids, coef, n, k, 1, VN, t);
-    if (k < d)
-        combine_block(out, init, m, ids, coef, n, k, 1, d - k, t);
+    const unsigned char *rows[8];
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (size_t q = 0; q < 8; q++)
+            rows[q] = (const unsigned char *)m->data + (size_t)ids[min_of(i + q, n - 1)] * d * size_of(t);
+        add_terms(out, i ? out : init, rows, rows + 4, coef + i, 4, d, t);
+    }
+    for (; i < n; i++) {
+        rows[0] = (const unsigned char *)m->data + (size_t)ids[i] * d * size_of(t);
+        add_terms(out, i ? out : init, rows, rows, coef + i, 1, d, t);
+    }
+    if (n == 0 && init != out)
+        add_terms(out, init, rows, rows, coef, 0, d, t);
 }
 
 /* 4 or 2 bytes for each weight of the named rows, read once: memory roof or the latency of the gather. */

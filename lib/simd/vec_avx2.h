@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "simd/unroll.h"
 
 /* 4 rows x 24 features: 12 accumulators, 3 weights and a broadcast fill the 16 registers. */
-enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, PROBE_MR = 4, COMBINE_NV = 8 };
+enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, PROBE_MR = 4 };
 typedef __m256 V;
 
 static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements, none beyond is touched */
@@ -61,19 +62,22 @@ static inline uint32_t v_finite(V a)
 }
 
 /* 8 x 8 in registers. */
-static inline __attribute__((always_inline)) void v_transpose(V r[8])
+INLINE void v_transpose(V r[8])
 {
     V t[8], s[8];
+    UNROLL
     for (int i = 0; i < 4; i++) {
         t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
     }
+    UNROLL
     for (int i = 0; i < 2; i++) {
         s[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
         s[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
         s[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
         s[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
+    UNROLL
     for (int i = 0; i < 4; i++) {
         r[i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x20);
         r[4 + i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x31);

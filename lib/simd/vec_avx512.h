@@ -5,9 +5,10 @@
 #include <immintrin.h>
 
 #include "base/base.h"
+#include "simd/unroll.h"
 
 /* 8 rows x 48 features: 24 accumulators, 3 weights, the row values broadcast from memory. */
-enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, PROBE_MR = 8, COMBINE_NV = 16 };
+enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, PROBE_MR = 8 };
 typedef __m512 V;
 
 static inline __mmask16 v_first(size_t n) { return (__mmask16)((1u << n) - 1u); }
@@ -44,13 +45,15 @@ static inline uint32_t v_finite(V a)
 }
 
 /* 16 x 16 in registers: pairs, quads, then 128-bit lanes twice. */
-static inline __attribute__((always_inline)) void v_transpose(V r[16])
+INLINE void v_transpose(V r[16])
 {
     V t[16], s[16];
+    UNROLL
     for (int i = 0; i < 8; i++) {
         t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
     }
+    UNROLL
     for (int i = 0; i < 4; i++) {
         const __m512d a = _mm512_castps_pd(t[4 * i]), b = _mm512_castps_pd(t[4 * i + 1]);
         const __m512d c = _mm512_castps_pd(t[4 * i + 2]), d = _mm512_castps_pd(t[4 * i + 3]);
@@ -59,6 +62,7 @@ static inline __attribute__((always_inline)) void v_transpose(V r[16])
         s[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
         s[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
     }
+    UNROLL
     for (int i = 0; i < 4; i++) {
         const V a = _mm512_shuffle_f32x4(s[i], s[4 + i], 0x88), b = _mm512_shuffle_f32x4(s[i], s[4 + i], 0xdd);
         const V c = _mm512_shuffle_f32x4(s[8 + i], s[12 + i], 0x88), d = _mm512_shuffle_f32x4(s[8 + i], s[12 + i], 0xdd);

@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "simd/unroll.h"
 
 /* 8 rows x 12 features: 24 accumulators, 3 weights, 2 for the row values. */
-enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, PROBE_MR = 4, COMBINE_NV = 16 };
+enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, PROBE_MR = 4 };
 typedef float32x4_t V;
 
 static inline V v_zero(void) { return vdupq_n_f32(0.0f); }
@@ -60,7 +61,7 @@ static inline uint32_t v_bits(uint32x4_t mask)
 static inline uint32_t v_gt(V a, V b) { return v_bits(vcgtq_f32(a, b)); }
 static inline uint32_t v_finite(V a) { return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff()))); }
 
-static inline __attribute__((always_inline)) void v_transpose(V r[4])
+INLINE void v_transpose(V r[4])
 {
     const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
     r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));

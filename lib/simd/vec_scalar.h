@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 
-enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, PROBE_MR = 4, COMBINE_NV = 8 };
+enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, PROBE_MR = 4 };
 typedef float V;
 
 static inline V v_zero(void) { return 0.0f; }

@@ -66,6 +66,11 @@ sae_env *env_make(heap *h, sae_isa isa, sae_run_fn run, void *run_user, uint32_t
 /* Every instruction set of this processor; returns how many. */
 size_t isas_available(sae_isa out[8]);
 
+/* ---- the host's floating-point mode ---- */
+
+uint64_t fp_mode(void); /* rounding, flushing and masks, without the sticky flags */
+void fp_flush(void);    /* denormal results, and on x86 operands, become zero; fesetenv undoes it */
+
 /* ---- seeded models in memory ---- */
 
 typedef struct planted {
@@ -86,8 +91,9 @@ float *planted_rows(const planted *p, int64_t n, uint64_t seed);
 
 /* ---- answers in plain C ---- */
 
-/* To the bit, by the contract's words: fmaf chains in index order. dense [d_sae], pre [d_sae] may be NULL; scale and shift un-normalise. */
-void answer_encode(const planted *p, const float *x, float *dense, float *pre, float *scale, float *shift);
+/* To the bit, by the contract's words: fmaf chains in index order. dense [d_sae], pre [d_sae] may be NULL; scale and shift un-normalise.
+ * Returns how many pre-activations are not finite. */
+int64_t answer_encode(const planted *p, const float *x, float *dense, float *pre, float *scale, float *shift);
 void answer_decode(const planted *p, const float *dense, float scale, float shift, float *y);
 
 /* In double from the formulas of sae/model.h: pre-activations, and codes. */

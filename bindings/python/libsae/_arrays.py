@@ -197,6 +197,8 @@ def int32(value: Any, name: str) -> int:
 def ints(values: Features, name: str) -> Array:
     """Feature numbers or slots as a contiguous int32 array."""
     a = np.asarray(values)
+    if a.dtype == np.int32 and a.ndim == 1 and a.flags.c_contiguous and a.flags.aligned:
+        return a
     if a.size == 0:
         a = a.astype(np.int32)
     if a.dtype.kind not in "iu":

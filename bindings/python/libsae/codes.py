@@ -14,9 +14,11 @@ from .errors import ArgError, ShapeError
 
 def _typed(a: Any, dtype: Any, name: str) -> Array:
     """A 1-D array of this type as it is: codes are not copied."""
-    if not isinstance(a, np.ndarray) or a.dtype != dtype or not a.flags.c_contiguous or not a.flags.aligned or a.ndim != 1:
-        have = f"{a.dtype.name} of shape {a.shape} with strides {a.strides}" if isinstance(a, np.ndarray) else type(a).__name__
-        raise TypeError(f"{name} is {have}: give a contiguous 1-D array of {np.dtype(dtype).name}")
+    want = f"give a contiguous 1-D array of {np.dtype(dtype).name}"
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name} is a {type(a).__name__}: {want}")
+    if a.dtype != dtype or a.ndim != 1 or not a.flags.c_contiguous or not a.flags.aligned:
+        raise TypeError(f"{name} is {a.dtype.name} of shape {a.shape} with strides {a.strides}: {want}")
     return a
 
 
@@ -43,37 +45,49 @@ class Codes:
         row_scale: Array | None = None,
         row_shift: Array | None = None,
     ) -> None:
-        self._indptr = _typed(indptr, np.int64, "indptr")
-        self._indices = _typed(indices, np.int32, "indices")
-        self._values = _typed(values, np.float32, "values")
-        self._row_scale = None if row_scale is None else _typed(row_scale, np.float32, "row_scale")
-        self._row_shift = None if row_shift is None else _typed(row_shift, np.float32, "row_shift")
-        self.d_sae = int32(d_sae, "d_sae")
-        self.nonfinite = 0
+        _typed(indptr, np.int64, "indptr")
+        _typed(indices, np.int32, "indices")
+        _typed(values, np.float32, "values")
         if len(indptr) < 1 or len(indices) != len(values):
             raise ShapeError(f"indptr has {len(indptr)} elements, indices {len(indices)}, values {len(values)}")
-        self.n_rows = len(indptr) - 1
         for name, a in (("row_scale", row_scale), ("row_shift", row_shift)):
-            if a is not None and len(a) < self.n_rows:
-                raise ShapeError(f"{name} has {len(a)} elements, there are {self.n_rows} rows")
-        self._check_offsets()
-
-    def _check_offsets(self) -> None:
-        """NumPy would make of a wrong offset a wrong slice, without a word."""
-        p = self.indptr
-        if p[0] != 0 or p[-1] > len(self._values) or (np.diff(p) < 0).any():
-            raise ArgError(
-                f"indptr goes from {p[0]} to {p[-1]} over {len(self._values)} values: it must start at 0, never fall, "
+            if a is not None and len(_typed(a, np.float32, name)) < len(indptr) - 1:
+                raise ShapeError(f"{name} has {len(a)} elements, there are {len(indptr) - 1} rows")
+        if indptr[0] != 0 or indptr[-1] > len(values) or (np.diff(indptr) < 0).any():
+            raise ArgError(  # NumPy would make a wrong slice of a wrong offset, without a word
+                f"indptr goes from {indptr[0]} to {indptr[-1]} over {len(values)} values: it must start at 0, never fall, "
                 "and not pass the end"
             )
+        self._take(indptr, indices, values, int32(d_sae, "d_sae"), row_scale, row_shift)
+
+    def _take(
+        self, indptr: Array, indices: Array, values: Array, d_sae: int, row_scale: Array | None, row_shift: Array | None
+    ) -> None:
+        """Arrays that are known to be right."""
+        self._indptr, self._indices, self._values = indptr, indices, values
+        self._row_scale, self._row_shift = row_scale, row_shift
+        self.d_sae = d_sae
+        self.n_rows = len(indptr) - 1
+        self.nonfinite = 0
+        self._c = struct(
+            _abi.sae_codes,
+            capacity=len(values),
+            indptr=address(indptr),
+            indices=address(indices),
+            values=address(values),
+            row_scale=None if row_scale is None else address(row_scale),
+            row_shift=None if row_shift is None else address(row_shift),
+        )
 
     @classmethod
     def empty(cls, n_rows: int, capacity: int, d_sae: int, normalised: bool = False) -> Codes:
         """Room for `capacity` codes of up to `n_rows` rows, to be filled by `sae.encode(x, out=...)`. `normalised`: with
         row_scale and row_shift."""
         per_row = (np.ones(n_rows, np.float32), np.zeros(n_rows, np.float32)) if normalised else (None, None)
-        indptr = np.zeros(n_rows + 1, np.int64)
-        return cls(indptr, np.empty(capacity, np.int32), np.empty(capacity, np.float32), d_sae, *per_row)
+        self = cls.__new__(cls)
+        indices, values = np.empty(capacity, np.int32), np.empty(capacity, np.float32)
+        self._take(np.zeros(n_rows + 1, np.int64), indices, values, d_sae, *per_row)
+        return self
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> Codes:
@@ -149,16 +163,8 @@ class Codes:
         return min([room] + [len(a) for a in (self._row_scale, self._row_shift) if a is not None])
 
     def _struct(self) -> Any:
-        return struct(
-            _abi.sae_codes,
-            n_rows=self.n_rows,
-            capacity=len(self._values),
-            indptr=address(self._indptr),
-            indices=address(self._indices),
-            values=address(self._values),
-            row_scale=None if self._row_scale is None else address(self._row_scale),
-            row_shift=None if self._row_shift is None else address(self._row_shift),
-        )
+        self._c.n_rows = self.n_rows
+        return self._c
 
 
 _out = out  # `out` is the name of an argument above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from . import _abi
@@ -17,7 +18,7 @@ _ISAS = {
 }
 
 
-def constant(table: dict[str, int], value: Any, name: str) -> int:
+def constant(table: Mapping[Any, int], value: Any, name: str) -> int:
     """The number of a name; ArgError that lists them all when there is none."""
     if value not in table:
         raise ArgError(f"{name} = {value!r} is not one of {', '.join(map(repr, table))}")

@@ -40,7 +40,7 @@ _NORMS = {
 }
 _SIDES = {"decoder": _abi.SAE_BY_DECODER, "encoder": _abi.SAE_BY_ENCODER}
 _MEASURES = {"cosine": _abi.SAE_COSINE, "angle": _abi.SAE_ANGLE, "l2": _abi.SAE_L2}
-_FORMS = {"rows": _abi.SAE_PREPARE_ROWS, "panels": _abi.SAE_PREPARE_PANELS}
+_FORMS: dict[Form, int] = {"rows": _abi.SAE_PREPARE_ROWS, "panels": _abi.SAE_PREPARE_PANELS}
 _TENSORS = {
     "W_enc": _abi.SAE_W_ENC,
     "W_dec": _abi.SAE_W_DEC,
@@ -553,12 +553,10 @@ class Sae:
         v = arrays.rows(x, self._d_in, "x")
         codes = self.empty_codes(v.n) if out is None else self._usable(out, v.n)
         with _Ctx(self._contexts) as ctx:
-            described = codes._struct()
-            status = lib.sae_encode(ctx, byref(described), byref(v.rows))
+            status = lib.sae_encode(ctx, byref(codes._struct()), byref(v.rows))
             if status == _abi.SAE_E_CAPACITY and out is None:
                 codes = self.empty_codes(v.n, int(codes._indptr[v.n]))
-                described = codes._struct()
-                status = lib.sae_encode(ctx, byref(described), byref(v.rows))
+                status = lib.sae_encode(ctx, byref(codes._struct()), byref(v.rows))
             if status and out is not None:
                 out._indptr[:] = 0  # no codes, rather than half of them
             _check(status, ctx)

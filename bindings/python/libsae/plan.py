@@ -118,7 +118,7 @@ def _width(edits: list[Edit], saes: list[Sae | None]) -> int:
         raise ArgError("a plan without edits needs d, the elements of a row")
     if saes[0] is not None:
         return int(saes[0].info["d_in"])
-    shape = getattr(edits[0].vector, "shape", ())
+    shape: tuple[int, ...] = getattr(edits[0].vector, "shape", ())
     if len(shape) != 1:
         raise ShapeError(f"edits[0].vector has shape {tuple(shape)}: give one axis")
     return int(shape[0])
