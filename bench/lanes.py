@@ -12,6 +12,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cases
+
 HERE = Path(__file__).resolve().parent
 
 # What may steer a library from outside: taken away from every worker, so that "default" means the library's own choice.
@@ -33,6 +35,8 @@ class Lane:
     prepared: str | None = None  # libsae only: "panels" or "none"
     env: tuple[tuple[str, str], ...] = ()
     fp32: bool = True  # exact enough to be measured against
+    cases: tuple[str, ...] = cases.NAMES
+    layouts: tuple[str, ...] = ("file", "rows")  # of the weights in the raw product
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Worker:
     dead: str = ""
     version: str = ""
     isa: str = ""
+    folder: str = ""  # that it has open
     cannot: set[str] = field(default_factory=set)  # said once
 
     def __post_init__(self) -> None:
@@ -142,10 +147,26 @@ def bundled_openblas() -> Path | None:
 
 
 def libsae_lanes(worker: Path, isa: str | None) -> list[Lane]:
-    lanes = [Lane("libsae", (str(worker), "auto"), prepared="panels"), Lane("libsae", (str(worker), "auto"), prepared="none")]
+    all_but_gemm = tuple(c for c in cases.NAMES if c != "gemm")
+    lanes = [
+        Lane("libsae", (str(worker), "auto"), prepared="panels", cases=all_but_gemm),
+        Lane("libsae", (str(worker), "auto"), prepared="none", cases=("encode",)),
+    ]
     if isa == "avx512":
-        lanes.append(Lane("libsae@forced", (str(worker), "avx2"), prepared="panels"))
+        lanes.append(Lane("libsae@forced", (str(worker), "avx2"), prepared="panels", cases=("encode",)))
     return lanes
+
+
+RUNS = ("encode", "decode", "probe", "steer")
+# What each of peer_worker.py imports, and the cases that it has.
+PYTHON_PEERS = {
+    "numpy": ("numpy", (*RUNS, "neighbors", "gemm", "open")),
+    "torch-f32": ("torch", (*RUNS, "neighbors", "gemm")),
+    "torch-bf16": ("torch", (*RUNS, "neighbors", "gemm")),
+    "onednn": ("torch", ("gemm",)),
+    "saelens": ("sae_lens", (*RUNS, "open")),
+    "faiss": ("faiss", ("neighbors",)),
+}
 
 
 def python_lanes(ecosystem: str | None, isa: str | None) -> tuple[list[Lane], list[str]]:
@@ -153,17 +174,17 @@ def python_lanes(ecosystem: str | None, isa: str | None) -> tuple[list[Lane], li
     missing: list[str] = []
     script = str(HERE / "peer_worker.py")
     pythons = [sys.executable, *([ecosystem] if ecosystem else [])]
-    for impl, module in (("numpy", "numpy"), ("torch-f32", "torch"), ("torch-bf16", "torch"), ("onednn", "torch"),
-                         ("saelens", "sae_lens"), ("faiss", "faiss")):  # fmt: skip
+    for impl, (module, has) in PYTHON_PEERS.items():
         python = next((p for p in pythons if can_import(p, module)), None)
         if python is None:
             missing.append(f"{impl}: no {module} in {' or '.join(pythons)}")
             continue
         argv = (python, script, impl)
-        lanes.append(Lane(impl, argv, fp32=impl != "torch-bf16"))
+        layouts = ("file",) if impl == "onednn" else ("file", "rows")
+        lanes.append(Lane(impl, argv, fp32=impl != "torch-bf16", cases=has, layouts=layouts))
         env = FORCED.get(impl, {}).get(isa or "")
         if env:
-            lanes.append(Lane(impl + "@forced", argv, env=tuple(env.items())))
+            lanes.append(Lane(impl + "@forced", argv, env=tuple(env.items()), cases=has))
     return lanes, missing
 
 
@@ -171,9 +192,9 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
     lanes: list[Lane] = []
     missing: list[str] = []
     if has_blis:
-        lanes.append(Lane("blis", (str(worker), "blis")))
+        lanes.append(Lane("blis", (str(worker), "blis"), cases=("gemm",)))
         if isa:
-            lanes.append(Lane("blis@forced", (str(worker), "blis", BLIS_ARCH[isa])))
+            lanes.append(Lane("blis@forced", (str(worker), "blis", BLIS_ARCH[isa]), cases=("gemm",)))
     else:
         missing.append("blis: no <blis.h> (Debian: libblis-serial-dev)")
     candidates = [("libopenblas.so.0", "", ""), ("libopenblas.so", "", "")]
@@ -181,7 +202,7 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
     if bundled:
         candidates.append((str(bundled), "scipy_", "64_"))
     for argv in candidates:
-        lane = Lane("openblas", (str(worker), *argv))
+        lane = Lane("openblas", (str(worker), *argv), cases=("gemm",))
         probe = Worker(lane)
         try:
             probe.hello()
@@ -192,7 +213,7 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
         lanes.append(lane)
         env = FORCED["numpy"].get(isa or "")
         if env:
-            lanes.append(Lane("openblas@forced", lane.argv, env=tuple(env.items())))
+            lanes.append(Lane("openblas@forced", lane.argv, env=tuple(env.items()), cases=("gemm",)))
         return lanes, missing
     missing.append("openblas: no libopenblas.so.0 (Debian: libopenblas0-serial or libopenblas0-pthread)")
     return lanes, missing

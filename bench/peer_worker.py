@@ -322,17 +322,10 @@ class OneDnn(Torch):
         if not self.torch.backends.mkldnn.is_available():
             raise Refused("this torch has no oneDNN")
 
-    def setup(self, name: str, case: Case) -> tuple[Run, float]:
-        if name != "gemm":
-            raise Refused(f"no case {name}")
-        return super().setup(name, case)
-
     def case_gemm(self, case: Case) -> tuple[Run, float]:
         from torch.utils import mkldnn
 
         torch = self.torch
-        if case.get("layout") == "rows":
-            raise Refused("no case gemm by rows: oneDNN packs its weights")
         d_in, d_sae = self.w["W_enc"].shape
         linear = torch.nn.Linear(d_in, d_sae, bias=False)
         linear.weight.data = self.w["W_enc"].T.contiguous()
@@ -361,9 +354,6 @@ class SaeLens(Torch):
         super().open(folder)
         self.w = {}  # the SAE holds its own
         self.sae = self.sae_lens.SAE.load_from_disk(folder, device="cpu")
-
-    def case_gemm(self, case: Case) -> tuple[Run, float]:
-        raise Refused("no case gemm")
 
     def case_encode(self, case: Case) -> tuple[Run, float]:
         x = self.x[: int(case["batch"])]
@@ -406,9 +396,6 @@ class SaeLens(Torch):
             rows = self.sae.decode(acts) + error
 
         return run, float(n * len(ids))
-
-    def case_neighbors(self, case: Case) -> tuple[Run, float]:
-        raise Refused("no case neighbors")
 
     def first_code(self, folder: str) -> str:
         import numpy as np

@@ -93,6 +93,8 @@ class Bench:
         self.ceiling = Worker(Lane("ceiling", (str(made["ceiling_worker"]),)))
         self.ceiling.hello()
         for lane in found:
+            if not set(lane.cases) & set(self.args.cases):
+                continue
             self.progress.within(f"starting {lane.impl}")
             worker = Worker(lane)
             try:
@@ -107,18 +109,6 @@ class Bench:
         for worker in [self.ceiling, *self.workers]:
             worker.close()
 
-    def open(self, d_in: int, d_sae: int) -> None:
-        folder = str(planted.make(self.build / "bench-data", d_in, d_sae))
-        if folder == self.folder:
-            return
-        self.folder = folder
-        for worker in self.workers:
-            self.progress.within(f"{worker.lane.impl} opens {d_in}x{d_sae}")
-            try:
-                worker.ask(f"open {folder}")
-            except Refused as e:
-                self.fault(f"{worker.lane.impl} cannot open {folder}: {e}")
-
     def fault(self, text: str) -> None:
         self.faults.append(text)
         self.progress.note(f"FAULT: {text}")
@@ -129,9 +119,8 @@ class Bench:
         """The cases that each worker has, set up and run once."""
         out: list[Entry] = []
         for worker in self.workers:
-            requests = [(c, "") for c in group.cases if c != "gemm"]
-            if "gemm" in group.cases and not worker.lane.prepared:
-                requests += [("gemm", "file"), ("gemm", "rows")]
+            mine = [c for c in group.cases if c in worker.lane.cases]
+            requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c == "gemm" else ("",))]
             for slot, (case, layout) in enumerate(requests):
                 words = [f"case {slot} {case} batch={group.batch} features={group.features}"]
                 words += [f"layout={layout}"] if layout else [f"prepared={worker.lane.prepared}"] if worker.lane.prepared else []
@@ -142,15 +131,15 @@ class Bench:
 
     def set_up(self, entry: Entry, group: Group) -> bool:
         worker = entry.worker
-        unprepared = worker.lane.prepared == "none" or (worker.lane.prepared and worker.lane.impl.endswith("@forced"))
-        if unprepared and entry.case != "encode":
-            return False  # these lanes are about encode
         self.progress.within(f"{group.title}: {worker.lane.impl} sets up")
         try:
             worker.ask(f"threads {group.threads}")
+            if worker.folder != self.folder:
+                worker.ask(f"open {self.folder}")
+                worker.folder = self.folder
             answer = dict(w.split("=", 1) for w in worker.ask(entry.request))
         except Refused as e:
-            if worker.dead or not str(e).startswith("no case") and str(e) not in worker.cannot:
+            if str(e) not in worker.cannot:
                 worker.cannot.add(str(e))
                 self.progress.note(f"skipped: {worker.lane.impl}, {entry.case}, {group.threads} thread(s): {e}")
                 if worker.dead:
@@ -168,8 +157,10 @@ class Bench:
         return float(n_bytes["count"]), float(n_flops["count"])
 
     def run_group(self, group: Group) -> None:
-        self.open(group.d_in, group.d_sae)
+        self.folder = str(planted.make(self.build / "bench-data", group.d_in, group.d_sae))
         entries = self.entries(group)
+        if not entries:
+            return
         n_bytes, n_flops = self.ceiling_setup(group) if group.has_roof else (0.0, 0.0)
         read: list[float] = []
         fma: list[float] = []

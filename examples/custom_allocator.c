@@ -61,8 +61,15 @@ int main(void)
     sae_ctx *ctx = NULL;
     sae_error err = {.struct_size = sizeof err};
     const sae_env_options opt = {.struct_size = sizeof opt, .alloc = arena_alloc, .dealloc = arena_free, .alloc_user = &a};
-    const sae_weights weights = {.struct_size = sizeof weights, .arch = SAE_TOPK, .dtype = SAE_F32, .flags = SAE_BORROW,
-                                 .d_in = D_IN, .d_sae = D_SAE, .k = 8, .w_enc = w_enc, .w_dec = w_dec};
+    const sae_weights weights = {.struct_size = sizeof weights,
+                                 .arch = SAE_TOPK,
+                                 .dtype = SAE_F32,
+                                 .flags = SAE_BORROW,
+                                 .d_in = D_IN,
+                                 .d_sae = D_SAE,
+                                 .k = 8,
+                                 .w_enc = w_enc,
+                                 .w_dec = w_dec};
     if (sae_env_create(&env, &opt, &err) || sae_model_create(&model, env, &weights, &err))
         return fail(err.text);
 

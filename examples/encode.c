@@ -31,8 +31,7 @@ static int encode(const char *path)
     sae_model *model = NULL;
     sae_ctx *ctx = NULL;
     sae_error err = {.struct_size = sizeof err};
-    if (sae_env_create(&env, NULL, &err) || sae_model_open(&model, env, path, NULL, &err) ||
-        sae_ctx_create(&ctx, model, NULL, &err))
+    if (sae_env_create(&env, NULL, &err) || sae_model_open(&model, env, path, NULL, &err) || sae_ctx_create(&ctx, model, NULL, &err))
         return fail(err.text);
 
     sae_info info = {.struct_size = sizeof info};
@@ -44,8 +43,7 @@ static int encode(const char *path)
     float *values = malloc(most * sizeof *values);
 
     sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x, .n_rows = N_ROWS};
-    sae_codes codes = {.struct_size = sizeof codes, .capacity = (int64_t)most,
-                       .indptr = indptr, .indices = indices, .values = values};
+    sae_codes codes = {.struct_size = sizeof codes, .capacity = (int64_t)most, .indptr = indptr, .indices = indices, .values = values};
     if (sae_encode(ctx, &codes, &rows))
         return fail(sae_ctx_error(ctx));
     for (int64_t r = 0; r < N_ROWS; r++)

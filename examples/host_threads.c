@@ -58,11 +58,18 @@ static int encode(uint32_t n_workers, result *out)
     sae_ctx *ctx = NULL;
     sae_error err = {.struct_size = sizeof err};
     const sae_env_options opt = {.struct_size = sizeof opt, .run = run, .run_user = &n_workers, .max_workers = n_workers};
-    const sae_weights weights = {.struct_size = sizeof weights, .arch = SAE_TOPK, .dtype = SAE_F32, .d_in = D_IN, .d_sae = D_SAE, .k = K,
-                                 .flags = SAE_BORROW | SAE_W_ENC_BY_ROWS, .w_enc = w_enc, .w_dec = w_dec};
+    const sae_weights weights = {.struct_size = sizeof weights,
+                                 .arch = SAE_TOPK,
+                                 .dtype = SAE_F32,
+                                 .d_in = D_IN,
+                                 .d_sae = D_SAE,
+                                 .k = K,
+                                 .flags = SAE_BORROW | SAE_W_ENC_BY_ROWS,
+                                 .w_enc = w_enc,
+                                 .w_dec = w_dec};
     const sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x, .n_rows = N_ROWS};
-    sae_codes codes = {.struct_size = sizeof codes, .capacity = N_ROWS * K, .indptr = out->indptr, .indices = out->indices,
-                       .values = out->values};
+    sae_codes codes = {
+        .struct_size = sizeof codes, .capacity = N_ROWS * K, .indptr = out->indptr, .indices = out->indices, .values = out->values};
     sae_status status = sae_env_create(&env, &opt, &err);
     if (!status)
         status = sae_model_create(&model, env, &weights, &err);

@@ -19,7 +19,8 @@ static void setup_arch(sae_arch arch, sae_norm norm)
 {
     heap_init(&counted);
     env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
-    planted_make(&p, (sae_weights){.arch = arch, .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = 5, .norm = norm, .norm_scaling_factor = 0.5f}, 1);
+    planted_make(
+        &p, (sae_weights){.arch = arch, .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = 5, .norm = norm, .norm_scaling_factor = 0.5f}, 1);
     model = planted_model(&p, env);
     ctx = ctx_make(model, 4);
     x = planted_rows(&p, ROWS, 1);
@@ -413,7 +414,8 @@ START_TEST(decode_refuses)
     float values[4] = {1.0f, 2.0f, 3.0f, 4.0f}, y[2 * D], error[2] = {-1.0f, -1.0f};
     memcpy(indptr, b->indptr, sizeof indptr);
     memcpy(indices, b->indices, sizeof indices);
-    const sae_codes c = {.struct_size = sizeof c, .n_rows = b->n_rows, .capacity = b->capacity, .indptr = indptr, .indices = indices, .values = values};
+    const sae_codes c = {
+        .struct_size = sizeof c, .n_rows = b->n_rows, .capacity = b->capacity, .indptr = indptr, .indices = indices, .values = values};
     const sae_rows rows = rows_plain(y, 2, D);
     for (int k = 0; k < 2 * D; k++)
         y[k] = 7.0f;

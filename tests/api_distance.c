@@ -215,6 +215,30 @@ START_TEST(nearest_by_plain_search)
 }
 END_TEST
 
+/* The scratch needs no alignment, and not a byte beside it is written. */
+START_TEST(scratch_anywhere)
+{
+    const sae_index *index = by[SAE_BY_DECODER];
+    const size_t need = sae_index_scratch_bytes(index);
+    unsigned char *block = malloc(need + 128);
+    int32_t want[5], features[5];
+    float cosines[5];
+    sae_neighbors out = {.struct_size = sizeof out, .k = 5, .features = want, .cosines = cosines};
+    ck_assert_ptr_nonnull(block);
+    ACCEPTED(sae_index_nearest_feature(index, &out, 3, scratch, bytes, &err));
+    out.features = features;
+    for (size_t offset = 0; offset < 66; offset++) {
+        memset(block, 0xee, need + 128);
+        ACCEPTED(sae_index_nearest_feature(index, &out, 3, block + offset, need, &err));
+        ck_assert_mem_eq(features, want, sizeof want);
+        for (size_t i = 0; i < need + 128; i++)
+            if (block[i] != 0xee && (i < offset || i >= offset + need))
+                ck_abort_msg("offset %zu: byte %zu was written", offset, i);
+    }
+    free(block);
+}
+END_TEST
+
 START_TEST(pairs)
 {
     static const int32_t features[] = {5, 0, 1999, 77, 5, 2};
@@ -240,8 +264,8 @@ START_TEST(pairs)
                 if (isnan(want))
                     ck_assert(isnan(got));
                 else
-                    ck_assert_msg(fabs((double)got - want) <= tolerance[measure] * (1.0 + fabs(want)), "measure %d, %d and %d: %g, not %g", measure,
-                                  features[i], features[j], (double)got, want);
+                    ck_assert_msg(fabs((double)got - want) <= tolerance[measure] * (1.0 + fabs(want)), "measure %d, %d and %d: %g, not %g",
+                                  measure, features[i], features[j], (double)got, want);
                 if (measure == SAE_COSINE && !isnan(got))
                     ck_assert(got >= -1.0f && got <= 1.0f);
             }
@@ -272,7 +296,8 @@ START_TEST(small_angles)
         dec[2 * j] = (float)(3.0 * cos(angles[j]));
         dec[2 * j + 1] = (float)(3.0 * sin(angles[j]));
     }
-    const sae_weights w = {.struct_size = sizeof w, .arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = 2, .d_sae = M, .w_enc = enc, .w_dec = dec};
+    const sae_weights w = {
+        .struct_size = sizeof w, .arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = 2, .d_sae = M, .w_enc = enc, .w_dec = dec};
     sae_model *m;
     sae_index *index;
     ACCEPTED(sae_model_create(&m, env, &w, &err));
@@ -281,8 +306,8 @@ START_TEST(small_angles)
     for (int i = 0; i < M; i++)
         for (int j = 0; j < M; j++) {
             const double a = atan2((double)dec[2 * i + 1], (double)dec[2 * i]), b = atan2((double)dec[2 * j + 1], (double)dec[2 * j]);
-            ck_assert_msg(fabs((double)out[i * M + j] - fabs(a - b)) <= 3e-7 * fabs(a - b), "%d, %d: %.9g, not %.9g", i, j, (double)out[i * M + j],
-                          fabs(a - b));
+            ck_assert_msg(fabs((double)out[i * M + j] - fabs(a - b)) <= 3e-7 * fabs(a - b), "%d, %d: %.9g, not %.9g", i, j,
+                          (double)out[i * M + j], fabs(a - b));
         }
     sae_index_free(index);
     sae_model_free(m);
@@ -299,6 +324,7 @@ int main(void)
     tcase_add_test(tc, failing_runner);
     tcase_add_test(tc, nearest_refuses);
     tcase_add_loop_test(tc, nearest_by_plain_search, SAE_BY_DECODER, SAE_BY_ENCODER + 1);
+    tcase_add_test(tc, scratch_anywhere);
     tcase_add_test(tc, pairs);
     tcase_add_test(tc, small_angles);
     suite_add_tcase(suite, tc);

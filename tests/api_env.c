@@ -33,8 +33,9 @@ START_TEST(names)
     static const struct {
         sae_isa isa;
         const char *name;
-    } isas[] = {{SAE_ISA_AUTO, "auto"},     {SAE_ISA_SCALAR, "scalar"}, {SAE_ISA_NEON, "neon"}, {SAE_ISA_AVX2, "avx2"},
-                {SAE_ISA_AVX512, "avx512"}, {5, "unknown"},             {-1, "unknown"}};
+    } isas[] = {{SAE_ISA_AUTO, "auto"}, {SAE_ISA_SCALAR, "scalar"}, {SAE_ISA_NEON, "neon"},
+                {SAE_ISA_AVX2, "avx2"}, {SAE_ISA_AVX512, "avx512"}, {5, "unknown"},
+                {-1, "unknown"}};
     for (size_t i = 0; i < LENGTH(isas); i++)
         ck_assert_str_eq(sae_isa_name(isas[i].isa), isas[i].name);
 }

@@ -208,7 +208,8 @@ START_TEST(infos)
     p.weights.flags = SAE_APPLY_B_DEC;
     model = planted_model(&p, env);
     ck_assert_int_eq(sae_model_info(model, &i), SAE_OK);
-    ck_assert(i.k == 0 && i.apply_b_dec == SAE_YES && i.rescale_by_decoder_norm == SAE_NO && i.norm_scaling_factor == 1.0f && i.d_out == 12);
+    ck_assert(i.k == 0 && i.apply_b_dec == SAE_YES && i.rescale_by_decoder_norm == SAE_NO && i.norm_scaling_factor == 1.0f &&
+              i.d_out == 12);
     sae_model_free(model);
     planted_free(&p);
 }
@@ -252,6 +253,13 @@ START_TEST(prepare)
     ck_assert_int_eq(sae_model_memory(model, &m), SAE_OK);
     ck_assert(m.prepared == 0 && m.mapped_bytes == 0 && m.panels_bytes == 96 * 12 * 4);
     ck_assert_int_eq(m.rows_bytes, 50 * 12 * 4); /* W_dec lies by rows already */
+
+    for (size_t bytes = 0; bytes <= sizeof m + 8; bytes++) { /* a smaller struct gets its part and not a byte more */
+        sae_memory *other = resized(&m, 0, bytes, 0);
+        ck_assert_int_eq(sae_model_memory(model, other), bytes > 4 ? SAE_OK : SAE_E_ARG);
+        ck_assert(other->struct_size == bytes && (bytes < sizeof m || other->panels_bytes == m.panels_bytes));
+        free(other);
+    }
 
     const long before = atomic_load(&counted.live_bytes);
     ACCEPTED(sae_model_prepare(model, 0, &err));

@@ -218,7 +218,8 @@ typedef struct half {
     uint16_t infinity;
 } half;
 
-static const half halves[] = {{"f16", SAE_F16, saei_f16_to_f32, saei_f32_to_f16, 0x7c00}, {"bf16", SAE_BF16, saei_bf16_to_f32, saei_f32_to_bf16, 0x7f80}};
+static const half halves[] = {{"f16", SAE_F16, saei_f16_to_f32, saei_f32_to_f16, 0x7c00},
+                              {"bf16", SAE_BF16, saei_bf16_to_f32, saei_f32_to_bf16, 0x7f80}};
 
 START_TEST(half_there_and_back)
 {

@@ -80,14 +80,16 @@ static void seed_weights(uint64_t seed)
 
 static sae_model *make(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype dtype, int layout)
 {
-    sae_weights s = {.struct_size = sizeof s, .arch = arch, .dtype = dtype, .d_in = D, .d_sae = N, .k = arch == SAE_TOPK ? 17 : 0, .norm = norm};
+    sae_weights s = {
+        .struct_size = sizeof s, .arch = arch, .dtype = dtype, .d_in = D, .d_sae = N, .k = arch == SAE_TOPK ? 17 : 0, .norm = norm};
     for (int i = 0; i < D * N; i++) { /* enc by feature, dec by feature */
         const int f = i / D, k = i % D;
         const int e = layout & 1 ? f * D + k : k * N + f, d = layout & 2 ? k * N + f : f * D + k;
         store(w.stored[0] + (size_t)e * sae_dtype_bytes(dtype), w.enc[i], dtype);
         store(w.stored[1] + (size_t)d * sae_dtype_bytes(dtype), w.dec[i], dtype);
     }
-    s.flags = (norm % 2 ? 0u : (unsigned)SAE_APPLY_B_DEC) | (layout & 1 ? (unsigned)SAE_W_ENC_BY_ROWS : 0u) | (layout & 2 ? (unsigned)SAE_W_DEC_BY_COLS : 0u);
+    s.flags = (norm % 2 ? 0u : (unsigned)SAE_APPLY_B_DEC) | (layout & 1 ? (unsigned)SAE_W_ENC_BY_ROWS : 0u) |
+              (layout & 2 ? (unsigned)SAE_W_DEC_BY_COLS : 0u);
     if (arch == SAE_TOPK && norm == SAE_NORM_SCALE)
         s.flags |= SAE_RESCALE_BY_DECODER_NORM;
     s.norm_scaling_factor = norm == SAE_NORM_SCALE ? 0.625f : 0.0f;
@@ -109,7 +111,7 @@ static void seed_rows(float *x)
     state = 99;
     for (int i = 0; i < ROWS * D; i++)
         x[i] = uniform() * 4.0f;
-    memset(x, 0, D * sizeof *x);          /* a zero row, a tiny one, a huge one */
+    memset(x, 0, D * sizeof *x); /* a zero row, a tiny one, a huge one */
     for (int k = 0; k < D; k++) {
         x[D + k] *= 1e-38f;
         x[2 * D + k] *= 1e30f;
@@ -177,8 +179,13 @@ static void publish(sae_env *env, sae_model *model)
     need(sae_probe_create(&probe, model, features, 20, &err), "sae_probe_create");
     for (int first = 0, n = 1; first < ROWS; first += n, n = first == 1 ? 4 : 8) {
         sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x + first * D, .n_rows = n};
-        sae_codes codes = {.struct_size = sizeof codes, .capacity = ROWS * N, .indptr = indptr, .indices = indices, .values = values,
-                           .row_scale = scale, .row_shift = shift};
+        sae_codes codes = {.struct_size = sizeof codes,
+                           .capacity = ROWS * N,
+                           .indptr = indptr,
+                           .indices = indices,
+                           .values = values,
+                           .row_scale = scale,
+                           .row_shift = shift};
         need(sae_encode(ctx, &codes, &rows), "sae_encode");
         add(indptr, (size_t)(n + 1) * sizeof *indptr);
         add(indices, (size_t)indptr[n] * sizeof *indices);
@@ -249,7 +256,8 @@ int main(int argc, char **argv)
                         passed++;
                     } else {
                         failed++;
-                        printf("%s on %s, form %d: %016llx, not %016llx\n", name, sae_isa_name(isas[i]), form, (unsigned long long)got, want);
+                        printf("%s on %s, form %d: %016llx, not %016llx\n", name, sae_isa_name(isas[i]), form, (unsigned long long)got,
+                               want);
                     }
                 }
                 sae_env_free(env);

@@ -33,7 +33,8 @@ static long n_passed, n_failed;
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-static void check(bool ok, const char *fmt, ...)
+static void
+check(bool ok, const char *fmt, ...)
 {
     if (ok) {
         n_passed++;
@@ -69,8 +70,9 @@ static void test_tables_differ(void)
 {
     for (size_t a = 0; a < n_tables; a++)
         for (size_t b = 0; b < a; b++) {
-#define DIFFER(ret, name, args) \
-    check(tables[a]->name != tables[b]->name, "%s is one function in the %s and %s tables", #name, sae_isa_name(tables[a]->isa), sae_isa_name(tables[b]->isa));
+#define DIFFER(ret, name, args)                                                                                                  \
+    check(tables[a]->name != tables[b]->name, "%s is one function in the %s and %s tables", #name, sae_isa_name(tables[a]->isa), \
+          sae_isa_name(tables[b]->isa));
             SAEI_KERNELS(DIFFER)
 #undef DIFFER
         }
@@ -345,8 +347,8 @@ static float chain(float start, const float *w, size_t w_step, const float *x, s
 }
 
 /* Sizes: all up to two vectors of the widest table and three more, then around the tiles. */
-static const size_t sizes[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18,  19,  20,  21,  22, 23, 24, 25,
-                               26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 191, 192, 193};
+static const size_t sizes[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18,  19,  20,  21,  22,  23, 24,
+                               25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 191, 192, 193};
 enum { N_SIZES = LENGTH(sizes) };
 
 static size_t some_size(void)
@@ -449,7 +451,8 @@ static void test_narrow(void)
         for (size_t s = 0; s < N_SIZES; s++) {
             float *values = scratch(sizes[s]);
             for (size_t i = 0; i < sizes[s]; i++) /* about the range of f16, any float, signalling NaNs */
-                values[i] = rng() % 3 ? from_bits((rng() & 0x807fffffu) | (uint32_t)(98 + below(48)) << 23) : from_bits(rng() | (rng() % 8 ? 0 : 0x7f800000u));
+                values[i] = rng() % 3 ? from_bits((rng() & 0x807fffffu) | (uint32_t)(98 + below(48)) << 23)
+                                      : from_bits(rng() | (rng() % 8 ? 0 : 0x7f800000u));
             narrow_case(values, dtypes[t], sizes[s]);
         }
     test_narrow_ties(SAE_F16);
@@ -467,12 +470,14 @@ static void test_nonfinite(void)
                 for (size_t i = 0; i < n; i++) {
                     float x = i == at || (i > at && rng() % 4 == 0) ? from_bits(bad[below(LENGTH(bad))]) : number(PLAIN);
                     if (i < at && rng() % 4 == 0)
-                        x = dtypes[t] == SAE_F32 ? number(ANY_FINITE) : value_of((uint16_t)(rng() & 0xbbff), dtypes[t]); /* up to near the largest */
+                        x = dtypes[t] == SAE_F32 ? number(ANY_FINITE)
+                                                 : value_of((uint16_t)(rng() & 0xbbff), dtypes[t]); /* up to near the largest */
                     store(src, i, &x, dtypes[t]);
                 }
                 for (size_t i = 0; i < n_tables; i++) {
                     const size_t got = tables[i]->nonfinite(src, dtypes[t], n);
-                    check(got == at, "%s nonfinite (%s n %zu): %zu, not %zu", sae_isa_name(tables[i]->isa), sae_dtype_name(dtypes[t]), n, got, at);
+                    check(got == at, "%s nonfinite (%s n %zu): %zu, not %zu", sae_isa_name(tables[i]->isa), sae_dtype_name(dtypes[t]), n,
+                          got, at);
                 }
             }
 }
@@ -548,7 +553,8 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
 {
     const size_t panel_stride = (48 * kc + 16 * below(3) + 15) / 16 * 16, xp_stride = (8 * kc + 16 * below(3) + 15) / 16 * 16;
     const size_t ldc = 48 * n_panels + below(4), groups = (n_rows + 7) / 8;
-    const size_t w_floats = n_panels ? (n_panels - 1) * panel_stride + 48 * kc : 0, x_floats = groups ? (groups - 1) * xp_stride + 8 * kc : 0;
+    const size_t w_floats = n_panels ? (n_panels - 1) * panel_stride + 48 * kc : 0,
+                 x_floats = groups ? (groups - 1) * xp_stride + 8 * kc : 0;
     const size_t c_floats = n_rows ? (n_rows - 1) * ldc + 48 * n_panels : 0;
     float *weights = place(0, w_floats * 4, 64), *xp = place(1, x_floats * 4, 64), *start = scratch(c_floats), *want = scratch(c_floats);
     fill(weights, w_floats, some_mix());
@@ -557,7 +563,8 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
         for (size_t j = 0; j < 48 * n_panels; j++) {
             const size_t p = j / 48, i = j % 48;
             start[r * ldc + j] = number(EDGES);
-            want[r * ldc + j] = chain(resume ? start[r * ldc + j] : 0.0f, weights + p * panel_stride + i, 48, xp + r / 8 * xp_stride + r % 8, 8, kc);
+            want[r * ldc + j] =
+                chain(resume ? start[r * ldc + j] : 0.0f, weights + p * panel_stride + i, 48, xp + r / 8 * xp_stride + r % 8, 8, kc);
         }
     for (size_t i = 0; i < n_tables; i++) {
         const watch w = watched(2, c_floats * 4, 4);
@@ -660,7 +667,8 @@ static void dot_rows_case(sae_dtype t, size_t n_rows, size_t n, size_t d, bool s
     for (size_t i = 0; i < n_tables; i++) {
         const watch w = watched(2, c.c_floats * 4, 4);
         tables[i]->dot_rows((float *)(void *)w.at, c.ldc, &a.m, scattered ? ids : NULL, j0, n, c.x, c.ldx, n_rows);
-        check_floats(tables[i], "dot_rows", &w, c.want, shape("%s rows %zu n %zu d %zu ids %d", sae_dtype_name(t), n_rows, n, d, scattered));
+        check_floats(tables[i], "dot_rows", &w, c.want,
+                     shape("%s rows %zu n %zu d %zu ids %d", sae_dtype_name(t), n_rows, n, d, scattered));
     }
 }
 
@@ -723,7 +731,8 @@ static float threshold_value(void)
     return rng() % 2 ? fabsf(number(PLAIN)) : edges[below(LENGTH(edges))];
 }
 
-static size_t plain_activate(int32_t *idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor_value, size_t *bad)
+static size_t plain_activate(int32_t *idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor_value,
+                             size_t *bad)
 {
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {
@@ -759,7 +768,8 @@ static void activate_case(size_t n, unsigned flavour, bool gated, mix values)
         for (size_t j = 0; j < all; j++)
             v[i][j] = i == 1 ? threshold_value() : number(values);
     }
-    const saei_act plain = {flavour & HAS_BIAS ? v[0] : NULL, flavour & HAS_THRESHOLD ? v[1] : NULL, flavour & HAS_KEY ? v[2] : NULL, NULL, NULL, NULL};
+    const saei_act plain = {
+        flavour & HAS_BIAS ? v[0] : NULL, flavour & HAS_THRESHOLD ? v[1] : NULL, flavour & HAS_KEY ? v[2] : NULL, NULL, NULL, NULL};
     const saei_act both = {NULL, NULL, NULL, v[3], v[4], v[5]};
     const saei_act *act = gated ? &both : &plain;
     float *dots = floats(0, n), *want_val = scratch(n);
@@ -778,9 +788,11 @@ static void activate_case(size_t n, unsigned flavour, bool gated, mix values)
         const size_t got = tables[i]->activate((int32_t *)(void *)wi.at, (float *)(void *)wv.at, dots, n, j0, act, floor_value, &bad);
         while (at < want && at < got && idx[at] == want_idx[at] && same(val[at], want_val[at]))
             at++;
-        check(got == want && at == want && bad == want_bad, "%s activate (n %zu flavour %u gated %d): %zu codes (%zu wanted), first wrong %zu, %zu bad (%zu)",
+        check(got == want && at == want && bad == want_bad,
+              "%s activate (n %zu flavour %u gated %d): %zu codes (%zu wanted), first wrong %zu, %zu bad (%zu)",
               sae_isa_name(tables[i]->isa), n, flavour, gated, got, want, at, bad, want_bad);
-        check(clean(&wi) && clean(&wv), "%s activate (n %zu flavour %u gated %d): wrote outside its output", sae_isa_name(tables[i]->isa), n, flavour, gated);
+        check(clean(&wi) && clean(&wv), "%s activate (n %zu flavour %u gated %d): wrote outside its output", sae_isa_name(tables[i]->isa),
+              n, flavour, gated);
     }
 }
 
@@ -838,9 +850,9 @@ enum { BENCH_D = 2304, BENCH_N = 16368, BENCH_ROWS = 512 }; /* 341 panels; 151 M
 
 typedef struct bench {
     const saei_kernels *k;
-    float *w, *x, *xp, *c;  /* [BENCH_N][BENCH_D] in whatever order, [BENCH_ROWS][BENCH_D], packed, [BENCH_ROWS][BENCH_N] */
-    uint16_t *halves;       /* as many elements as w, small in f16 and in bf16 */
-    int32_t *ids;           /* scattered features */
+    float *w, *x, *xp, *c; /* [BENCH_N][BENCH_D] in whatever order, [BENCH_ROWS][BENCH_D], packed, [BENCH_ROWS][BENCH_N] */
+    uint16_t *halves;      /* as many elements as w, small in f16 and in bf16 */
+    int32_t *ids;          /* scattered features */
     saei_matrix m;
     size_t rows, n;
     const saei_act *act;
@@ -878,8 +890,8 @@ static void time_it(bench *b, const char *name, void (*body)(bench *), double by
     if (b->word && !strstr(name, b->word))
         return;
     const double s = fastest(body, b), gbs = bytes / s / 1e9, gflops = flops / s / 1e9;
-    printf("%-7s %-40s %12.0f ns %7.1f GB/s %4.0f %% %7.1f GFLOP/s %4.0f %%\n", sae_isa_name(b->k->isa), name, s * 1e9, gbs, 100 * gbs / b->read_roof, gflops,
-           100 * gflops / b->fma_roof);
+    printf("%-7s %-40s %12.0f ns %7.1f GB/s %4.0f %% %7.1f GFLOP/s %4.0f %%\n", sae_isa_name(b->k->isa), name, s * 1e9, gbs,
+           100 * gbs / b->read_roof, gflops, 100 * gflops / b->fma_roof);
     fflush(stdout);
 }
 
@@ -903,20 +915,20 @@ static void read_all(bench *b)
 enum { PEAK_LOOPS = 100000 };
 
 #if defined(__x86_64__)
-#define PEAK_BODY(reg)                                                                                                                   \
-    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "1\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "2\n"                                  \
-    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "3\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "4\n"                                  \
-    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "5\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "6\n"                                  \
-    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "7\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "8\n"                                  \
+#define PEAK_BODY(reg)                                                                                  \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "1\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "2\n" \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "3\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "4\n" \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "5\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "6\n" \
+    "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "7\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "8\n" \
     "vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "9\n vfmadd231ps %%" reg "0, %%" reg "0, %%" reg "10\n"
-#define PEAK(reg)                                                                                                                        \
-    __asm__ volatile("vpxor %%xmm0, %%xmm0, %%xmm0\n vpxor %%xmm1, %%xmm1, %%xmm1\n vpxor %%xmm2, %%xmm2, %%xmm2\n"                      \
-                     "vpxor %%xmm3, %%xmm3, %%xmm3\n vpxor %%xmm4, %%xmm4, %%xmm4\n vpxor %%xmm5, %%xmm5, %%xmm5\n"                      \
-                     "vpxor %%xmm6, %%xmm6, %%xmm6\n vpxor %%xmm7, %%xmm7, %%xmm7\n vpxor %%xmm8, %%xmm8, %%xmm8\n"                      \
-                     "vpxor %%xmm9, %%xmm9, %%xmm9\n vpxor %%xmm10, %%xmm10, %%xmm10\n"                                                  \
-                     "1:\n" PEAK_BODY(reg) PEAK_BODY(reg) "dec %0\n jnz 1b\n vzeroupper\n"                                               \
-                     : "+r"(loops)                                                                                                       \
-                     :                                                                                                                   \
+#define PEAK(reg)                                                                                                   \
+    __asm__ volatile("vpxor %%xmm0, %%xmm0, %%xmm0\n vpxor %%xmm1, %%xmm1, %%xmm1\n vpxor %%xmm2, %%xmm2, %%xmm2\n" \
+                     "vpxor %%xmm3, %%xmm3, %%xmm3\n vpxor %%xmm4, %%xmm4, %%xmm4\n vpxor %%xmm5, %%xmm5, %%xmm5\n" \
+                     "vpxor %%xmm6, %%xmm6, %%xmm6\n vpxor %%xmm7, %%xmm7, %%xmm7\n vpxor %%xmm8, %%xmm8, %%xmm8\n" \
+                     "vpxor %%xmm9, %%xmm9, %%xmm9\n vpxor %%xmm10, %%xmm10, %%xmm10\n"                             \
+                     "1:\n" PEAK_BODY(reg) PEAK_BODY(reg) "dec %0\n jnz 1b\n vzeroupper\n"                          \
+                     : "+r"(loops)                                                                                  \
+                     :                                                                                              \
                      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10")
 #endif
 
@@ -937,8 +949,8 @@ static void peak(bench *b)
 #elif defined(__aarch64__)
 #define FMLA(i) "fmla v" #i ".4s, v0.4s, v0.4s\n"
     if (b->k->isa == SAE_ISA_NEON)
-        __asm__ volatile("1:\n" FMLA(1) FMLA(2) FMLA(3) FMLA(4) FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) FMLA(1) FMLA(2) FMLA(3) FMLA(4)
-                             FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) "subs %0, %0, #1\n b.ne 1b\n"
+        __asm__ volatile("1:\n" FMLA(1) FMLA(2) FMLA(3) FMLA(4) FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) FMLA(1) FMLA(2) FMLA(3)
+                             FMLA(4) FMLA(5) FMLA(6) FMLA(7) FMLA(16) FMLA(17) FMLA(18) "subs %0, %0, #1\n b.ne 1b\n"
                          : "+r"(loops)
                          :
                          : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18");
@@ -963,7 +975,8 @@ static void bench_panels(bench *b) /* as gemm does: 4 panels x 384 weights at a 
 static void bench_panels_few(bench *b) /* up to 8 rows: whole chains, 16 panels at a time */
 {
     for (size_t p = 0; p + 16 <= BENCH_N / 48; p += 16)
-        b->k->panels(b->c + p * 48, BENCH_N, b->w + p * BENCH_D * 48, (size_t)BENCH_D * 48, 16, b->xp, (size_t)BENCH_D * 8, b->rows, BENCH_D, false);
+        b->k->panels(b->c + p * 48, BENCH_N, b->w + p * BENCH_D * 48, (size_t)BENCH_D * 48, 16, b->xp, (size_t)BENCH_D * 8, b->rows,
+                     BENCH_D, false);
 }
 
 static void bench_gemv_panels(bench *b)
@@ -1060,18 +1073,20 @@ static void bench_products(bench *b)
         for (b->rows = 1; b->rows <= 4; b->rows += 3) {
             const double bytes = (double)bytes_of(dtypes[t]), rows = (double)b->rows;
             b->m = (saei_matrix){dtypes[t] == SAE_F32 ? (const void *)b->w : b->halves, dtypes[t], true, BENCH_N, BENCH_D};
-            time_it(b, shape("gemv_cols %s %zu rows", sae_dtype_name(dtypes[t]), b->rows), bench_gemv_cols, bytes * weights, rows * 2 * weights);
+            time_it(b, shape("gemv_cols %s %zu rows", sae_dtype_name(dtypes[t]), b->rows), bench_gemv_cols, bytes * weights,
+                    rows * 2 * weights);
             b->m.by_cols = false;
             b->n = BENCH_N;
-            time_it(b, shape("dot_rows %s %zu rows, in order", sae_dtype_name(dtypes[t]), b->rows), bench_dot_rows, bytes * weights, rows * 2 * weights);
+            time_it(b, shape("dot_rows %s %zu rows, in order", sae_dtype_name(dtypes[t]), b->rows), bench_dot_rows, bytes * weights,
+                    rows * 2 * weights);
             b->n = 256;
-            time_it(b, shape("dot_rows %s %zu rows, 256 scattered", sae_dtype_name(dtypes[t]), b->rows), bench_scattered, bytes * 256 * BENCH_D,
-                    rows * 2 * 256 * BENCH_D);
+            time_it(b, shape("dot_rows %s %zu rows, 256 scattered", sae_dtype_name(dtypes[t]), b->rows), bench_scattered,
+                    bytes * 256 * BENCH_D, rows * 2 * 256 * BENCH_D);
         }
     for (b->n = 1; b->n <= 16; b->n *= 4)
         for (b->rows = 1; b->rows <= 64; b->rows *= 8)
-            time_it(b, shape("probe %zu features, %zu rows", 16 * b->n, b->rows), bench_probe, 4.0 * (double)(b->rows + 16 * b->n) * BENCH_D,
-                    (double)(b->rows * b->n) * 32 * BENCH_D);
+            time_it(b, shape("probe %zu features, %zu rows", 16 * b->n, b->rows), bench_probe,
+                    4.0 * (double)(b->rows + 16 * b->n) * BENCH_D, (double)(b->rows * b->n) * 32 * BENCH_D);
 }
 
 static void bench_rest(bench *b)
@@ -1148,9 +1163,9 @@ static int run_bench(const char *only, const char *word)
 
 int main(int argc, char **argv)
 {
-    static void (*const tests[])(void) = {test_tables_differ, test_widen,     test_narrow,     test_nonfinite,   test_pack_rows,
-                                          test_pack_panels,   test_pack_lanes, test_panels,    test_gemv_panels, test_gemv_cols,
-                                          test_dot_rows,      test_probe,     test_activate,   test_combine};
+    static void (*const tests[])(void) = {test_tables_differ, test_widen,      test_narrow,   test_nonfinite,   test_pack_rows,
+                                          test_pack_panels,   test_pack_lanes, test_panels,   test_gemv_panels, test_gemv_cols,
+                                          test_dot_rows,      test_probe,      test_activate, test_combine};
     find_tables();
     if (argc > 1 && !strcmp(argv[1], "--bench"))
         return run_bench(argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);

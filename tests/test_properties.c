@@ -21,7 +21,10 @@ typedef struct kind {
     sae_weights shape;
 } kind;
 
-#define KIND(...) {.dtype = SAE_F32, .d_in = D, .d_sae = N, .k = K, __VA_ARGS__}
+#define KIND(...)                                                    \
+    {                                                                \
+        .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = K, __VA_ARGS__ \
+    }
 
 static const kind kinds[] = {
     {"standard", KIND(.arch = SAE_STANDARD)},
@@ -278,17 +281,18 @@ START_TEST(answers_in_double)
         bool all = true;
         for (size_t j = 0; j < N; j++) {
             if ((got[j] == 0.0f) != (dense[j] == 0.0)) {
-                ck_assert_msg(margin(&p, dense, pre[j], j) < 2e-5, "row %d, feature %zu: %g, in double %g", (int)r, j, (double)got[j], dense[j]);
+                ck_assert_msg(margin(&p, dense, pre[j], j) < 2e-5, "row %d, feature %zu: %g, in double %g", (int)r, j, (double)got[j],
+                              dense[j]);
                 all = false;
             } else {
-                ck_assert_msg(fabs((double)got[j] - dense[j]) <= 1e-5 * (1.0 + fabs(dense[j])), "row %d, feature %zu: %g, in double %g", (int)r, j,
-                              (double)got[j], dense[j]);
+                ck_assert_msg(fabs((double)got[j] - dense[j]) <= 1e-5 * (1.0 + fabs(dense[j])), "row %d, feature %zu: %g, in double %g",
+                              (int)r, j, (double)got[j], dense[j]);
             }
         }
         answer_decode_double(&p, dense, x + r * D, y);
         for (int k = 0; k < D && all; k++)
-            ck_assert_msg(fabs((double)o->y[r * D + k] - y[k]) <= 2e-4 * (1.0 + fabs(y[k])), "row %d, element %d: %g, in double %g", (int)r, k,
-                          (double)o->y[r * D + k], y[k]);
+            ck_assert_msg(fabs((double)o->y[r * D + k] - y[k]) <= 2e-4 * (1.0 + fabs(y[k])), "row %d, element %d: %g, in double %g", (int)r,
+                          k, (double)o->y[r * D + k], y[k]);
     }
     outcome_free(o);
     sae_env_free(env);
@@ -326,8 +330,8 @@ START_TEST(same_bits_in_every_form)
                 for (uint32_t form = 0; form < 4; form++) {
                     const int32_t max_rows = batches[turn++ % LENGTH(batches)];
                     char what[120];
-                    snprintf(what, sizeof what, "%s, %s, %s weights, layout %u, prepared %u, max_rows %d", kinds[_i].name, sae_isa_name(isas[i]),
-                             sae_dtype_name(dtypes[t]), (unsigned)layout, (unsigned)form, (int)max_rows);
+                    snprintf(what, sizeof what, "%s, %s, %s weights, layout %u, prepared %u, max_rows %d", kinds[_i].name,
+                             sae_isa_name(isas[i]), sae_dtype_name(dtypes[t]), (unsigned)layout, (unsigned)form, (int)max_rows);
                     sae_env *env = env_make(NULL, isas[i], NULL, NULL, 0);
                     outcome *got = observe(&p, env, form, &rows, max_rows);
                     check_same(got, want, what);
@@ -353,7 +357,9 @@ START_TEST(same_bits_by_every_runner)
         sae_run_fn run;
         void *user;
         uint32_t workers;
-    } runners[8] = {{"forwards", run_forwards, NULL, 1}, {"backwards", run_backwards, NULL, 1}, {"shuffled", run_shuffled, NULL, 3},
+    } runners[8] = {{"forwards", run_forwards, NULL, 1},
+                    {"backwards", run_backwards, NULL, 1},
+                    {"shuffled", run_shuffled, NULL, 3},
                     {"a thread each", run_thread_each, NULL, THREADS_AT_ONCE}};
     for (size_t i = 0; i < LENGTH(pool_sizes); i++) {
         ACCEPTED(sae_pool_create(pools + i, pool_sizes[i], &err));
@@ -542,7 +548,14 @@ START_TEST(ties_go_to_the_lower_index)
     for (size_t n = isas_available(isas), i = 0; i < n; i++)
         for (size_t s = 0; s < LENGTH(sizes); s++) {
             const int32_t k = sizes[s];
-            const sae_weights w = {.struct_size = sizeof w, .arch = SAE_TOPK, .dtype = SAE_F32, .d_in = 3, .d_sae = N, .k = k, .w_enc = weights, .w_dec = weights};
+            const sae_weights w = {.struct_size = sizeof w,
+                                   .arch = SAE_TOPK,
+                                   .dtype = SAE_F32,
+                                   .d_in = 3,
+                                   .d_sae = N,
+                                   .k = k,
+                                   .w_enc = weights,
+                                   .w_dec = weights};
             sae_env *env = env_make(NULL, isas[i], run_backwards, NULL, 1);
             sae_model *model;
             ACCEPTED(sae_model_create(&model, env, &w, &err));
@@ -591,7 +604,8 @@ START_TEST(decode_is_linear)
     CTX_ACCEPTED(ctx, sae_decode(ctx, &rows, &c));
     for (int k = 0; k < D; k++) {
         const double zero = (double)y[0][k], a = (double)y[1][k] - zero, b = (double)y[2][k] - zero, both = (double)y[3][k] - zero;
-        ck_assert_msg(fabs(both - (2.0 * a - 3.0 * b)) <= 1e-4 * (1.0 + fabs(a) + fabs(b)), "element %d: %g, not %g", k, both, 2.0 * a - 3.0 * b);
+        ck_assert_msg(fabs(both - (2.0 * a - 3.0 * b)) <= 1e-4 * (1.0 + fabs(a) + fabs(b)), "element %d: %g, not %g", k, both,
+                      2.0 * a - 3.0 * b);
         if (p.weights.norm == SAE_NORM_NONE)
             ck_assert_mem_eq(y[0] + k, p.b_dec + k, sizeof(float));
     }
@@ -660,7 +674,8 @@ static void busiest(const bed *b, int32_t *features, size_t n)
 
 static sae_edit edit_of(const bed *b, sae_op op, sae_unit unit, int32_t feature, float value)
 {
-    return (sae_edit){.struct_size = sizeof(sae_edit), .op = op, .unit = unit, .value = value, .max_act = 1.7f, .model = b->model, .feature = feature};
+    return (sae_edit){
+        .struct_size = sizeof(sae_edit), .op = op, .unit = unit, .value = value, .max_act = 1.7f, .model = b->model, .feature = feature};
 }
 
 /* What changes nothing changes no bit, whatever is in the row: no edits, add 0, scale by 1, at least less, at most more, ablate of what is
@@ -783,7 +798,8 @@ static void check_steered(const bed *b, const float *got, const sae_edit *edits,
         size += fabs(delta[k]) + fabs((double)b->x[r * D + k]);
     for (int k = 0; k < D; k++) {
         const double want = (double)b->x[r * D + k] + delta[k];
-        ck_assert_msg(fabs((double)got[k] - want) <= 4e-6 * (1.0 + size), "%s: row %d, element %d is %.9g, not %.9g", what, (int)r, k, (double)got[k], want);
+        ck_assert_msg(fabs((double)got[k] - want) <= 4e-6 * (1.0 + size), "%s: row %d, element %d is %.9g, not %.9g", what, (int)r, k,
+                      (double)got[k], want);
     }
 }
 
@@ -864,8 +880,8 @@ START_TEST(steering_is_a_change_of_codes)
         answer_decode_double(&b.p, before, b.x + r * D, changed);
         for (int k = 0; k < D; k++) {
             const double want = changed[k] - y[k], is = (double)got[r * D + k] - (double)b.x[r * D + k];
-            ck_assert_msg(fabs(is - want) <= 1e-5 * (1.0 + fabs(want) + fabs((double)b.x[r * D + k])), "%s: row %d: %g, not %g", kinds[_i].name, (int)r, is,
-                          want);
+            ck_assert_msg(fabs(is - want) <= 1e-5 * (1.0 + fabs(want) + fabs((double)b.x[r * D + k])), "%s: row %d: %g, not %g",
+                          kinds[_i].name, (int)r, is, want);
         }
     }
     free(before);
@@ -931,9 +947,10 @@ START_TEST(steering_vectors)
         sae_op op;
         sae_unit unit;
         float value;
-    } cases[] = {{SAE_ADD, SAE_UNIT_RAW, 0.5f},    {SAE_ADD, SAE_UNIT_UNIT, 0.5f},   {SAE_SET, SAE_UNIT_RAW, 2.0f},   {SAE_SET, SAE_UNIT_UNIT, -2.0f},
-                 {SAE_SCALE, SAE_UNIT_RAW, -1.0f}, {SAE_MIN, SAE_UNIT_RAW, 100.0f}, {SAE_MIN, SAE_UNIT_RAW, -100.0f}, {SAE_MAX, SAE_UNIT_RAW, 100.0f},
-                 {SAE_MAX, SAE_UNIT_RAW, -100.0f}, {SAE_ABLATE, SAE_UNIT_RAW, 0.0f}};
+    } cases[] = {{SAE_ADD, SAE_UNIT_RAW, 0.5f},    {SAE_ADD, SAE_UNIT_UNIT, 0.5f},   {SAE_SET, SAE_UNIT_RAW, 2.0f},
+                 {SAE_SET, SAE_UNIT_UNIT, -2.0f},  {SAE_SCALE, SAE_UNIT_RAW, -1.0f}, {SAE_MIN, SAE_UNIT_RAW, 100.0f},
+                 {SAE_MIN, SAE_UNIT_RAW, -100.0f}, {SAE_MAX, SAE_UNIT_RAW, 100.0f},  {SAE_MAX, SAE_UNIT_RAW, -100.0f},
+                 {SAE_ABLATE, SAE_UNIT_RAW, 0.0f}};
     for (size_t i = 0; i < LENGTH(cases); i++) {
         const sae_edit e = {.struct_size = sizeof e, .op = cases[i].op, .unit = cases[i].unit, .value = cases[i].value, .vector = v};
         const double value = (double)cases[i].value, c = e.op == SAE_ADD && e.unit == SAE_UNIT_RAW ? value * length : value;
@@ -945,7 +962,8 @@ START_TEST(steering_vectors)
             is += (double)got[k] * (double)v[k] / length;
         for (int k = 0; k < D; k++) /* what lies across the vector stays */
             rest = fmax(rest, fabs(((double)got[k] - is * (double)v[k] / length) - ((double)x[k] - along * (double)v[k] / length)));
-        ck_assert_msg(fabs(is - want) <= 2e-5 * (1.0 + fabs(want)) && rest < 2e-5 * (1.0 + fabs(want)), "case %zu: %g, not %g; across %g", i, is, want, rest);
+        ck_assert_msg(fabs(is - want) <= 2e-5 * (1.0 + fabs(want)) && rest < 2e-5 * (1.0 + fabs(want)), "case %zu: %g, not %g; across %g",
+                      i, is, want, rest);
         for (int k = 0; k < D && i == 0; k++) {
             const float exact = x[k] + cases[0].value * v[k];
             ck_assert_mem_eq(got + k, &exact, sizeof exact);

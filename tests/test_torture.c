@@ -19,13 +19,22 @@
 
 enum { MALLOC, CALLOC, REALLOC, POSIX_MEMALIGN, ALIGNED_ALLOC, FREE, MMAP, MUNMAP, OPEN, CLOSE, FSTAT, PREAD, READ, THREAD, LOCK, N_CALLS };
 
-static const char *const call_names[] = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "free",           "mmap",         "munmap",
-                                         "open",   "close",  "fstat",   "pread",          "read",          "pthread_create", "pthread_mutex_lock"};
+static const char *const call_names[] = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc",
+                                         "free",   "mmap",   "munmap",  "open",           "close",
+                                         "fstat",  "pread",  "read",    "pthread_create", "pthread_mutex_lock"};
 
 /* What a failure of each must become; 0 = it does not fail. */
-static const sae_status becomes[N_CALLS] = {[MALLOC] = SAE_E_NOMEM, [CALLOC] = SAE_E_NOMEM, [REALLOC] = SAE_E_NOMEM, [POSIX_MEMALIGN] = SAE_E_NOMEM,
-                                            [ALIGNED_ALLOC] = SAE_E_NOMEM, [MMAP] = SAE_E_IO, [OPEN] = SAE_E_IO, [FSTAT] = SAE_E_IO, [PREAD] = SAE_E_IO,
-                                            [READ] = SAE_E_IO, [THREAD] = SAE_E_HOST};
+static const sae_status becomes[N_CALLS] = {[MALLOC] = SAE_E_NOMEM,
+                                            [CALLOC] = SAE_E_NOMEM,
+                                            [REALLOC] = SAE_E_NOMEM,
+                                            [POSIX_MEMALIGN] = SAE_E_NOMEM,
+                                            [ALIGNED_ALLOC] = SAE_E_NOMEM,
+                                            [MMAP] = SAE_E_IO,
+                                            [OPEN] = SAE_E_IO,
+                                            [FSTAT] = SAE_E_IO,
+                                            [PREAD] = SAE_E_IO,
+                                            [READ] = SAE_E_IO,
+                                            [THREAD] = SAE_E_HOST};
 
 enum { FAILS = 0, IS_INTERRUPTED = 1, IS_SHORT = 2 };
 
@@ -52,8 +61,8 @@ static void *next_function(int call)
 }
 
 /* The C library's function of that name, as `next`. */
-#define NEXT(call, function)          \
-    __typeof__(function) *next;       \
+#define NEXT(call, function)           \
+    __typeof__(function) *next;        \
     void *next_ = next_function(call); \
     memcpy(&next, &next_, sizeof next)
 
@@ -280,7 +289,9 @@ static parents parents_make(heap *h, sae_run_fn run, void *user, uint32_t worker
     planted_make(&f.plain, (sae_weights){.arch = SAE_JUMPRELU, .dtype = SAE_F16, .d_in = D, .d_sae = N}, 1);
     planted_make(&f.gated, (sae_weights){.arch = SAE_GATED, .dtype = SAE_F32, .d_in = D, .d_sae = N, .flags = SAE_W_DEC_BY_COLS}, 1);
     planted_make(&f.topk,
-                 (sae_weights){.arch = SAE_TOPK, .dtype = SAE_BF16, .d_in = D, .d_sae = N, .k = 7, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_BORROW}, 1);
+                 (sae_weights){
+                     .arch = SAE_TOPK, .dtype = SAE_BF16, .d_in = D, .d_sae = N, .k = 7, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_BORROW},
+                 1);
     f.memory = planted_model(&f.plain, f.env);
     f.selecting = planted_model(&f.topk, f.env);
     ACCEPTED(sae_model_open(&f.file, f.env, GOLDEN "jumprelu_f32", NULL, &err));
@@ -452,10 +463,11 @@ static void free_probe(void *p)
 static sae_status make_plan(void **out, const parents *f)
 {
     static float vector[D];
-    const sae_edit edits[] = {{.struct_size = sizeof *edits, .op = SAE_SET, .value = 1.0f, .model = f->memory, .feature = 5},
-                              {.struct_size = sizeof *edits, .slot = 1, .op = SAE_MIN, .value = 1.0f, .vector = vector},
-                              {.struct_size = sizeof *edits, .slot = 1, .op = SAE_SCALE, .value = 2.0f, .model = f->selecting, .feature = 9},
-                              {.struct_size = sizeof *edits, .slot = 1, .op = SAE_ADD, .value = 2.0f, .vector = vector}};
+    const sae_edit edits[] = {
+        {.struct_size = sizeof *edits, .op = SAE_SET, .value = 1.0f, .model = f->memory, .feature = 5},
+        {.struct_size = sizeof *edits, .slot = 1, .op = SAE_MIN, .value = 1.0f, .vector = vector},
+        {.struct_size = sizeof *edits, .slot = 1, .op = SAE_SCALE, .value = 2.0f, .model = f->selecting, .feature = 9},
+        {.struct_size = sizeof *edits, .slot = 1, .op = SAE_ADD, .value = 2.0f, .vector = vector}};
     sae_plan *plan = NULL;
     vector[3] = 1.0f;
     const sae_status status = sae_plan_compile(&plan, f->env, D, 2, edits, LENGTH(edits), &err);
@@ -569,7 +581,8 @@ START_TEST(hooks_fail)
             failed = atomic_load(&h.failed) > 0;
             if (failed) {
                 ck_assert_msg(status == SAE_E_NOMEM, "%s, allocation %ld: %s, %s", all[_i].name, n, sae_status_name(status), err.text);
-                ck_assert_msg(strstr(err.text, "no memory") && err.status == SAE_E_NOMEM, "%s, allocation %ld: %s", all[_i].name, n, err.text);
+                ck_assert_msg(strstr(err.text, "no memory") && err.status == SAE_E_NOMEM, "%s, allocation %ld: %s", all[_i].name, n,
+                              err.text);
                 ck_assert_ptr_null(out);
             } else {
                 ck_assert_msg(status == SAE_OK && !*err.text, "%s: %s", all[_i].name, err.text);
@@ -611,14 +624,17 @@ START_TEST(system_fails)
             } else {
                 /* a thread's own memory is the C library's business: no thread */
                 const sae_status want = !counts_memory && failed != POSIX_MEMALIGN ? SAE_E_HOST : becomes[failed];
-                ck_assert_msg(status == want, "%s, call %ld (%s): %s, %s", all[_i].name, n, call_names[failed], sae_status_name(status), err.text);
-                ck_assert_msg(strcmp(err.text, "untouched") && *err.text, "%s, call %ld (%s) has no sentence", all[_i].name, n, call_names[failed]);
+                ck_assert_msg(status == want, "%s, call %ld (%s): %s, %s", all[_i].name, n, call_names[failed], sae_status_name(status),
+                              err.text);
+                ck_assert_msg(strcmp(err.text, "untouched") && *err.text, "%s, call %ld (%s) has no sentence", all[_i].name, n,
+                              call_names[failed]);
                 ck_assert_ptr_null(out);
             }
-            ck_assert_msg(!counts_memory || atomic_load(&trap.live_blocks) == 0, "%s, call %ld: %ld blocks are left behind", all[_i].name, n,
-                          atomic_load(&trap.live_blocks));
-            ck_assert_msg(atomic_load(&trap.live_maps) == 0 && atomic_load(&trap.live_fds) == 0, "%s, call %ld: %ld maps and %ld files are left open",
-                          all[_i].name, n, atomic_load(&trap.live_maps), atomic_load(&trap.live_fds));
+            ck_assert_msg(!counts_memory || atomic_load(&trap.live_blocks) == 0, "%s, call %ld: %ld blocks are left behind", all[_i].name,
+                          n, atomic_load(&trap.live_blocks));
+            ck_assert_msg(atomic_load(&trap.live_maps) == 0 && atomic_load(&trap.live_fds) == 0,
+                          "%s, call %ld: %ld maps and %ld files are left open", all[_i].name, n, atomic_load(&trap.live_maps),
+                          atomic_load(&trap.live_fds));
         }
         ck_assert_msg(n > all[_i].least, "%s: only %ld calls could fail", all[_i].name, n);
     }

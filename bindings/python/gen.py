@@ -54,9 +54,7 @@ class Unreadable(Exception):
 def preprocessed(header: Path, include: Path) -> Iterator[tuple[str, str]]:
     """The header's own lines after the preprocessor, each with its place; those of the system are left out."""
     cc = shlex.split(os.environ.get("CC", "cc"))
-    run = subprocess.run(
-        [*cc, "-E", f"-I{include}", str(header)], check=True, capture_output=True, text=True, encoding="utf-8"
-    )
+    run = subprocess.run([*cc, "-E", f"-I{include}", str(header)], check=True, capture_output=True, text=True, encoding="utf-8")
     file, line, ours = Path(), 0, False
     for text in run.stdout.splitlines():
         marker = re.match(r'# (\d+) "(.*?)"', text)
@@ -175,9 +173,7 @@ class Generator:
             self.scalars[match[2]] = self.ctype(match[1])
         elif match := re.fullmatch(r"enum \{ (.*) \}", text):
             self.enum(match[1])
-        elif text.startswith(EXPORT) and (
-            match := re.fullmatch(r"([\w *]*[\s*])(sae_\w+)\(([^()]*)\)", text[len(EXPORT) :].strip())
-        ):
+        elif text.startswith(EXPORT) and (match := re.fullmatch(r"([\w *]*[\s*])(sae_\w+)\(([^()]*)\)", text[len(EXPORT) :].strip())):
             self.function(match[1], match[2], match[3], match[0])
         else:
             raise Unreadable("no form of the grammar (see gen.py)")

@@ -45,9 +45,9 @@ typedef struct sae_error {
 typedef int32_t sae_dtype;
 
 enum {
-    SAE_F32 = 1,  /* IEEE binary32 */
-    SAE_F16 = 2,  /* IEEE binary16 */
-    SAE_BF16 = 3  /* the upper half of a binary32 */
+    SAE_F32 = 1, /* IEEE binary32 */
+    SAE_F16 = 2, /* IEEE binary16 */
+    SAE_BF16 = 3 /* the upper half of a binary32 */
 };
 
 /* Choices that have a default: the zero of an options struct leaves the decision to the file. */

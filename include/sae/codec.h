@@ -14,14 +14,14 @@ typedef struct sae_ctx sae_ctx;
  * All arrays are the caller's. Indices ascend within a row; every value is finite and not 0. */
 typedef struct sae_codes {
     uint32_t struct_size;
-    uint32_t reserved;  /* 0 */
+    uint32_t reserved; /* 0 */
     int64_t n_rows;
-    int64_t capacity;   /* elements of indices and of values */
-    int64_t *indptr;    /* [n_rows + 1]; row r is indices[indptr[r]] .. indices[indptr[r+1] - 1] */
-    int32_t *indices;   /* [capacity], feature ids in 0 .. d_sae - 1 */
-    float *values;      /* [capacity] */
-    float *row_scale;   /* [n_rows] or NULL: what un-normalises a decoded row, y * row_scale + row_shift. Written by encode, */
-    float *row_shift;   /* [n_rows] or NULL: read by decode. Needed for SAE_NORM_CONSTANT and SAE_NORM_LAYER, else ignored */
+    int64_t capacity; /* elements of indices and of values */
+    int64_t *indptr;  /* [n_rows + 1]; row r is indices[indptr[r]] .. indices[indptr[r+1] - 1] */
+    int32_t *indices; /* [capacity], feature ids in 0 .. d_sae - 1 */
+    float *values;    /* [capacity] */
+    float *row_scale; /* [n_rows] or NULL: what un-normalises a decoded row, y * row_scale + row_shift. Written by encode, */
+    float *row_shift; /* [n_rows] or NULL: read by decode. Needed for SAE_NORM_CONSTANT and SAE_NORM_LAYER, else ignored */
 } sae_codes;
 
 typedef struct sae_ctx_options {
@@ -81,7 +81,8 @@ enum { SAE_PROBE_PRE = 1 /* give the pre-activations h (gated: the gate's u + b_
  * inactive. Top-k SAEs encode each row in full, since the others decide; SAE_PROBE_PRE avoids that. `ctx` must belong to
  * the probe's model. out_stride_bytes 0 = contiguous.
  * Errors: SAE_E_ARG, SAE_E_BUSY, SAE_E_HOST. */
-SAE_API sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64_t out_stride_bytes, const sae_rows *x, uint32_t flags);
+SAE_API sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64_t out_stride_bytes, const sae_rows *x,
+                                 uint32_t flags);
 
 #ifdef __cplusplus
 }

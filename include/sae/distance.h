@@ -39,10 +39,12 @@ typedef struct sae_neighbors {
 /* The k rows nearest to `query` [dim] f32 by cosine = dot / (||query|| * ||row||): the canonical dot, norms one double chain each,
  * the quotient in double and rounded once. Rows of length 0 are never found.
  * Errors: SAE_E_ARG (a query of length 0 or not finite, k < 1), SAE_E_CAPACITY (scratch), SAE_E_HOST. */
-SAE_API sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const float *query, void *scratch, size_t scratch_bytes, sae_error *err);
+SAE_API sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const float *query, void *scratch, size_t scratch_bytes,
+                                     sae_error *err);
 
 /* The k features nearest to a feature, itself left out. Errors: as above; SAE_E_ARG when the feature's row has length 0. */
-SAE_API sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out, int32_t feature, void *scratch, size_t scratch_bytes, sae_error *err);
+SAE_API sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out, int32_t feature, void *scratch,
+                                             size_t scratch_bytes, sae_error *err);
 
 /* Measures of a set. */
 enum {
@@ -53,7 +55,8 @@ enum {
 
 /* All pairs of `features` [n]: out [n][n] f32, symmetric. Errors: SAE_E_ARG (unknown measure, feature out of range),
  * SAE_E_CAPACITY (scratch), SAE_E_HOST. */
-SAE_API sae_status sae_index_pairs(const sae_index *index, float *out, int32_t measure, const int32_t *features, int64_t n, void *scratch, size_t scratch_bytes, sae_error *err);
+SAE_API sae_status sae_index_pairs(const sae_index *index, float *out, int32_t measure, const int32_t *features, int64_t n, void *scratch,
+                                   size_t scratch_bytes, sae_error *err);
 
 SAE_API void sae_index_free(sae_index *index);
 

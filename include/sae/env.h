@@ -13,21 +13,21 @@ typedef int32_t sae_isa;
 
 enum {
     SAE_ISA_AUTO = 0,
-    SAE_ISA_SCALAR = 1,  /* portable C, always there, the reference of all others */
-    SAE_ISA_NEON = 16,   /* aarch64 */
-    SAE_ISA_AVX2 = 32,   /* AVX2 + FMA + F16C */
-    SAE_ISA_AVX512 = 48  /* AVX-512 F, BW, DQ, VL */
+    SAE_ISA_SCALAR = 1, /* portable C, always there, the reference of all others */
+    SAE_ISA_NEON = 16,  /* aarch64 */
+    SAE_ISA_AVX2 = 32,  /* AVX2 + FMA + F16C */
+    SAE_ISA_AVX512 = 48 /* AVX-512 F, BW, DQ, VL */
 };
 
 typedef struct sae_env sae_env;
 
 typedef struct sae_env_options {
     uint32_t struct_size;
-    sae_isa isa;          /* 0 = best */
-    sae_alloc_fn alloc;   /* both or neither; NULL = the C library's */
+    sae_isa isa;        /* 0 = best */
+    sae_alloc_fn alloc; /* both or neither; NULL = the C library's */
     sae_free_fn dealloc;
     void *alloc_user;
-    sae_run_fn run;       /* NULL = everything on the caller's thread */
+    sae_run_fn run; /* NULL = everything on the caller's thread */
     void *run_user;
     uint32_t max_workers; /* how many tasks of one run may be under way at once; 0 = 1 */
     int32_t log_level;    /* lines above it are not made; 0 = silent */

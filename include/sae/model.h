@@ -39,15 +39,15 @@ enum {
  * Python keywords and the options of the tool. */
 typedef struct sae_open_options {
     uint32_t struct_size;
-    int32_t k;                        /* top-k */
-    int32_t d_in;                     /* expected; a file that differs is refused */
-    int32_t d_out;                    /* expected; a file that differs is refused */
-    const char *architecture;         /* "standard", "jumprelu", "topk", "gated" */
+    int32_t k;                         /* top-k */
+    int32_t d_in;                      /* expected; a file that differs is refused */
+    int32_t d_out;                     /* expected; a file that differs is refused */
+    const char *architecture;          /* "standard", "jumprelu", "topk", "gated" */
     const char *normalize_activations; /* "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm" */
-    int32_t apply_b_dec;              /* apply_b_dec_to_input: SAE_YES or SAE_NO */
-    float norm_scaling_factor;        /* factor for "expected_average_only_in", which cfg.json does not carry */
-    int32_t copy;                     /* SAE_YES: read the file into memory instead of mapping it */
-    int32_t check;                    /* SAE_YES: run sae_model_check before returning; SAE_NO: skip the checks of files <= 64 MiB */
+    int32_t apply_b_dec;               /* apply_b_dec_to_input: SAE_YES or SAE_NO */
+    float norm_scaling_factor;         /* factor for "expected_average_only_in", which cfg.json does not carry */
+    int32_t copy;                      /* SAE_YES: read the file into memory instead of mapping it */
+    int32_t check;                     /* SAE_YES: run sae_model_check before returning; SAE_NO: skip the checks of files <= 64 MiB */
 } sae_open_options;
 
 /* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
@@ -59,10 +59,10 @@ SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *pat
 
 /* flags of sae_weights */
 enum {
-    SAE_BORROW = 1,         /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
-    SAE_W_ENC_BY_ROWS = 2,  /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
-    SAE_W_DEC_BY_COLS = 4,  /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
-    SAE_APPLY_B_DEC = 8,    /* subtract b_dec from the (normalised) input */
+    SAE_BORROW = 1,                  /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
+    SAE_W_ENC_BY_ROWS = 2,           /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
+    SAE_W_DEC_BY_COLS = 4,           /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
+    SAE_APPLY_B_DEC = 8,             /* subtract b_dec from the (normalised) input */
     SAE_RESCALE_BY_DECODER_NORM = 16 /* top-k selects and returns h * ||W_dec row||, decode divides by it */
 };
 
@@ -70,12 +70,12 @@ enum {
 typedef struct sae_weights {
     uint32_t struct_size;
     sae_arch arch;
-    sae_dtype dtype;        /* of w_enc and w_dec */
+    sae_dtype dtype; /* of w_enc and w_dec */
     uint32_t flags;
     int32_t d_in;
     int32_t d_sae;
-    int32_t d_out;          /* 0 = d_in */
-    int32_t k;              /* top-k: 1 .. d_sae */
+    int32_t d_out; /* 0 = d_in */
+    int32_t k;     /* top-k: 1 .. d_sae */
     sae_norm norm;
     float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
     const void *w_enc;
@@ -101,8 +101,8 @@ typedef struct sae_info {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out;
-    int32_t k;             /* 0 unless top-k */
-    int32_t apply_b_dec;   /* SAE_YES or SAE_NO, as the next */
+    int32_t k;           /* 0 unless top-k */
+    int32_t apply_b_dec; /* SAE_YES or SAE_NO, as the next */
     int32_t rescale_by_decoder_norm;
     float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */
 } sae_info;
@@ -112,13 +112,13 @@ SAE_API sae_status sae_model_info(const sae_model *model, sae_info *out);
 
 /* What the file says in words. */
 enum {
-    SAE_TEXT_FORMAT = 1,        /* "saelens" or "memory" */
+    SAE_TEXT_FORMAT = 1,         /* "saelens" or "memory" */
     SAE_TEXT_FORMAT_VERSION = 2, /* the sae_lens_version of cfg.json, "" if absent */
-    SAE_TEXT_ARCHITECTURE = 3,  /* as stored: "jumprelu" */
-    SAE_TEXT_MODEL_NAME = 4,    /* of the language model, "" if absent, as the next */
-    SAE_TEXT_HOOK_NAME = 5,     /* hook point: "blocks.12.hook_resid_post" */
-    SAE_TEXT_PATH = 6,          /* the file that holds the weights, "" for memory */
-    SAE_TEXT_CONFIG = 7         /* cfg.json as it is stored, "" if there is none */
+    SAE_TEXT_ARCHITECTURE = 3,   /* as stored: "jumprelu" */
+    SAE_TEXT_MODEL_NAME = 4,     /* of the language model, "" if absent, as the next */
+    SAE_TEXT_HOOK_NAME = 5,      /* hook point: "blocks.12.hook_resid_post" */
+    SAE_TEXT_PATH = 6,           /* the file that holds the weights, "" for memory */
+    SAE_TEXT_CONFIG = 7          /* cfg.json as it is stored, "" if there is none */
 };
 
 /* A text of the model; "" for an unknown `what`. Valid as long as the model. */
@@ -131,10 +131,10 @@ SAE_API const char *sae_model_warning(const sae_model *model, int32_t i);
 
 /* Tensors of the canonical form. */
 enum {
-    SAE_W_ENC = 1, /* by feature: [d_sae][d_in] */
-    SAE_W_DEC = 2, /* by feature: [d_sae][d_out], in the unit of the published codes */
-    SAE_B_ENC = 3, /* [d_sae]; b_gate for gated */
-    SAE_B_DEC = 4, /* [d_out] */
+    SAE_W_ENC = 1,    /* by feature: [d_sae][d_in] */
+    SAE_W_DEC = 2,    /* by feature: [d_sae][d_out], in the unit of the published codes */
+    SAE_B_ENC = 3,    /* [d_sae]; b_gate for gated */
+    SAE_B_DEC = 4,    /* [d_out] */
     SAE_THRESHOLD = 5 /* [d_sae]: a feature is active when h > threshold and h > 0; zeros where the architecture has none */
 };
 
@@ -144,8 +144,9 @@ SAE_API sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_
 
 /* Packed forms. */
 enum {
-    SAE_PREPARE_ROWS = 1,   /* W_enc as [d_sae][d_in] (and W_dec as [d_sae][d_out]) in the stored dtype, where the file has it the other way */
-    SAE_PREPARE_PANELS = 2  /* W_enc in f32 panels: the fastest dense encode; 4 bytes a weight */
+    SAE_PREPARE_ROWS =
+        1, /* W_enc as [d_sae][d_in] (and W_dec as [d_sae][d_out]) in the stored dtype, where the file has it the other way */
+    SAE_PREPARE_PANELS = 2 /* W_enc in f32 panels: the fastest dense encode; 4 bytes a weight */
 };
 
 /* Builds packed forms once, with the env's parallel-for; values are checked on the way. Optional: an unprepared model gives the same

@@ -39,15 +39,15 @@ enum {
  * row of SAE_NORM_CONSTANT) the row is left as it is. */
 typedef struct sae_edit {
     uint32_t struct_size;
-    int32_t slot;         /* which rows: those whose slot is this; 0 .. n_slots - 1 */
+    int32_t slot; /* which rows: those whose slot is this; 0 .. n_slots - 1 */
     sae_op op;
     sae_unit unit;
-    float value;          /* finite */
-    float max_act;        /* SAE_UNIT_MAX_ACT: finite, > 0 */
-    sae_model *model;     /* of the feature; NULL for a raw vector */
-    const float *vector;  /* [d] f32, raw vector edits only; copied */
-    int32_t feature;      /* 0 .. d_sae - 1 */
-    uint32_t reserved;    /* 0 */
+    float value;         /* finite */
+    float max_act;       /* SAE_UNIT_MAX_ACT: finite, > 0 */
+    sae_model *model;    /* of the feature; NULL for a raw vector */
+    const float *vector; /* [d] f32, raw vector edits only; copied */
+    int32_t feature;     /* 0 .. d_sae - 1 */
+    uint32_t reserved;   /* 0 */
 } sae_edit;
 
 /* Compiles edits [n_edits] for rows of `d` elements: gathers encoder columns and decoder rows, so that the plan needs no access to
@@ -55,7 +55,8 @@ typedef struct sae_edit {
  * changes nothing. Edits of one slot are summed in the order given.
  * Errors: SAE_E_ARG (unknown op or unit, feature out of range, slot out of range, non-finite value, zero or non-finite vector, max_act
  * missing), SAE_E_SHAPE (a model whose d_in or d_out is not d), SAE_E_IO, SAE_E_FORMAT, SAE_E_NOMEM, SAE_E_VERSION. All name the edit. */
-SAE_API sae_status sae_plan_compile(sae_plan **out, sae_env *env, int32_t d, int32_t n_slots, const sae_edit *edits, int64_t n_edits, sae_error *err);
+SAE_API sae_status sae_plan_compile(sae_plan **out, sae_env *env, int32_t d, int32_t n_slots, const sae_edit *edits, int64_t n_edits,
+                                    sae_error *err);
 
 /* Scratch that sae_plan_apply needs, whatever the number of rows. One scratch serves one call at a time. */
 SAE_API size_t sae_plan_scratch_bytes(const sae_plan *plan);

@@ -13,7 +13,8 @@
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-sae_status saei_fail(sae_error *err, sae_status status, const char *fmt, ...);
+sae_status
+saei_fail(sae_error *err, sae_status status, const char *fmt, ...);
 
 /* SAE_OK and an empty sentence. */
 sae_status saei_ok(sae_error *err);
@@ -47,9 +48,9 @@ float saei_load(const void *p, sae_dtype dtype);
 
 /* A matrix somewhere in memory, seen by feature: row i holds feature i's d weights. */
 typedef struct saei_matrix {
-    const void *data;  /* any alignment */
+    const void *data; /* any alignment */
     sae_dtype dtype;
-    bool by_cols;      /* false: stored [n][d]; true: stored [d][n] */
+    bool by_cols; /* false: stored [n][d]; true: stored [d][n] */
     int32_t n;
     int32_t d;
 } saei_matrix;

@@ -31,17 +31,17 @@ float saei_pre(const saei_act *act, size_t i, float dot);
 /* Scratch of an encode of up to max_rows rows: pointers into one block. */
 typedef struct saei_work {
     size_t max_rows;
-    float *xc;        /* [max_rows][d_in] */
-    float *packed;    /* [ceil(max_rows/8)][d_in][8] */
-    float *scale, *shift; /* [max_rows] */
-    float *c;         /* per worker: dots of a step */
-    float *pack;      /* per worker: panels packed on the way */
-    float *pick;      /* per worker: values while the k-th largest is looked for, [d_sae]; NULL unless top-k */
-    int32_t *idx;     /* [max_rows][d_sae]: codes of a row, first by tile, then contiguous */
-    float *val;       /* [max_rows][d_sae] */
-    int32_t *count;   /* [max_rows][n_tiles] */
-    size_t *bad;      /* [max_rows][n_tiles] */
-    int32_t *n;       /* [max_rows]: codes of the row */
+    float *xc;                /* [max_rows][d_in] */
+    float *packed;            /* [ceil(max_rows/8)][d_in][8] */
+    float *scale, *shift;     /* [max_rows] */
+    float *c;                 /* per worker: dots of a step */
+    float *pack;              /* per worker: panels packed on the way */
+    float *pick;              /* per worker: values while the k-th largest is looked for, [d_sae]; NULL unless top-k */
+    int32_t *idx;             /* [max_rows][d_sae]: codes of a row, first by tile, then contiguous */
+    float *val;               /* [max_rows][d_sae] */
+    int32_t *count;           /* [max_rows][n_tiles] */
+    size_t *bad;              /* [max_rows][n_tiles] */
+    int32_t *n;               /* [max_rows]: codes of the row */
     _Atomic(uint32_t) *floor; /* [max_rows]: bits of the value that a code must exceed */
 } saei_work;
 
@@ -63,11 +63,11 @@ struct sae_ctx {
     atomic_flag busy;
     sae_error error;
     int64_t nonfinite;
-    size_t bytes;     /* of the whole allocation, for the allocator */
+    size_t bytes; /* of the whole allocation, for the allocator */
     saei_work work;
-    float *y;         /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
-    float *coef;      /* per worker: [SAEI_COEFS] */
-    double *mean;     /* [d_out] */
+    float *y;     /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
+    float *coef;  /* per worker: [SAEI_COEFS] */
+    double *mean; /* [d_out] */
 };
 
 enum { SAEI_COEFS = 256 };

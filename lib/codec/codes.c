@@ -45,7 +45,8 @@ sae_status saei_codes_check(const sae_codes *c, const sae_model *model, sae_erro
         return saei_fail(err, SAE_E_ARG, "indptr[0] = %lld", (long long)c->indptr[0]);
     for (int64_t r = 0; r < c->n_rows; r++)
         if (c->indptr[r + 1] < c->indptr[r] || c->indptr[r + 1] > c->capacity)
-            return saei_fail(err, SAE_E_ARG, "indptr[%lld] = %lld after %lld, with capacity %lld: offsets must not fall or pass the capacity",
+            return saei_fail(err, SAE_E_ARG,
+                             "indptr[%lld] = %lld after %lld, with capacity %lld: offsets must not fall or pass the capacity",
                              (long long)r + 1, (long long)c->indptr[r + 1], (long long)c->indptr[r], (long long)c->capacity);
     for (int64_t r = 0; r < c->n_rows; r++) {
         const sae_status status = check_row(c, r, model->parts.d_sae, err);

@@ -57,8 +57,8 @@ sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options
     const parts p = layout(model, max_rows);
     unsigned char *block = saei_alloc(&model->env->host, p.total);
     if (!block)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for a ctx of %zu rows of %d features (%zu bytes): a smaller max_rows needs less", max_rows,
-                         (int)model->parts.d_sae, p.total);
+        return saei_fail(err, SAE_E_NOMEM, "no memory for a ctx of %zu rows of %d features (%zu bytes): a smaller max_rows needs less",
+                         max_rows, (int)model->parts.d_sae, p.total);
     sae_ctx *ctx = (sae_ctx *)(void *)(block + p.ctx);
     memset(ctx, 0, sizeof *ctx);
     ctx->model = model;

@@ -7,8 +7,8 @@ typedef struct decode_job {
     sae_ctx *ctx;
     saei_matrix w;
     const sae_codes *codes;
-    const saei_rows *y;   /* decode: where to; measure: the rows to compare with */
-    float *error;         /* measure */
+    const saei_rows *y; /* decode: where to; measure: the rows to compare with */
+    float *error;       /* measure */
 } decode_job;
 
 enum { ROWS_PER_TASK = 4 };
@@ -115,7 +115,8 @@ static sae_status read_both(sae_codes *c, saei_rows *rows, sae_ctx *ctx, const s
     if (status || (status = saei_codes_read(c, codes, &ctx->error)))
         return status;
     if (rows->n != c->n_rows)
-        return saei_fail(&ctx->error, SAE_E_SHAPE, "the codes have %lld rows, the rows given are %lld", (long long)c->n_rows, (long long)rows->n);
+        return saei_fail(&ctx->error, SAE_E_SHAPE, "the codes have %lld rows, the rows given are %lld", (long long)c->n_rows,
+                         (long long)rows->n);
     return saei_codes_check(c, ctx->model, &ctx->error);
 }
 

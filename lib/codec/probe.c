@@ -83,7 +83,8 @@ sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *fe
     if (!model || !features)
         return saei_fail(err, SAE_E_ARG, "sae_probe_create: %s is NULL", model ? "features" : "model");
     if (n_features < 1 || n_features > model->parts.d_sae)
-        return saei_fail(err, SAE_E_ARG, "n_features = %lld, a probe of this SAE takes 1 .. %d", (long long)n_features, (int)model->parts.d_sae);
+        return saei_fail(err, SAE_E_ARG, "n_features = %lld, a probe of this SAE takes 1 .. %d", (long long)n_features,
+                         (int)model->parts.d_sae);
     sae_status status = saei_check_features(model, features, n_features, err);
     if (status)
         return status;
@@ -201,7 +202,8 @@ sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64
     if (status)
         return status;
     if (!probe || probe->model != ctx->model)
-        return saei_ctx_end(ctx, mode, saei_fail(&ctx->error, SAE_E_ARG, "the probe %s", probe ? "belongs to another model than the ctx" : "is NULL"));
+        return saei_ctx_end(ctx, mode,
+                            saei_fail(&ctx->error, SAE_E_ARG, "the probe %s", probe ? "belongs to another model than the ctx" : "is NULL"));
     if (flags & ~(uint32_t)SAE_PROBE_PRE)
         return saei_ctx_end(ctx, mode, saei_fail(&ctx->error, SAE_E_ARG, "flags = %#x has bits other than SAE_PROBE_PRE", (unsigned)flags));
     const target to = {(unsigned char *)out, out_stride_bytes, flags & SAE_PROBE_PRE};

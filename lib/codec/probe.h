@@ -5,12 +5,12 @@
 #include "codec/codec.h"
 
 typedef struct saei_lanes {
-    size_t n;           /* features */
-    size_t groups;      /* ceil(n / 16) */
-    float *packed;      /* [groups][d_in][16] */
+    size_t n;      /* features */
+    size_t groups; /* ceil(n / 16) */
+    float *packed; /* [groups][d_in][16] */
     size_t packed_bytes;
-    int32_t *features;  /* [n] */
-    saei_act act;       /* arrays of n, owned */
+    int32_t *features; /* [n] */
+    saei_act act;      /* arrays of n, owned */
 } saei_lanes;
 
 /* Gathers features [n], which have been checked, with plain reads. */

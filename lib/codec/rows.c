@@ -17,7 +17,8 @@ sae_status saei_rows_read(saei_rows *out, const sae_rows *rows, int32_t d, bool 
         return saei_fail(err, SAE_E_ARG, "sae_rows has n_rows = %lld and x %s", (long long)r.n_rows, r.x ? "set" : "NULL");
     const int64_t stride = r.stride_bytes ? r.stride_bytes : row_bytes;
     if (in_place && r.n_rows > 1 && stride < row_bytes && stride > -row_bytes)
-        return saei_fail(err, SAE_E_ARG, "stride_bytes = %lld, but a row of %d elements takes %lld bytes: rows to be written may not overlap",
+        return saei_fail(err, SAE_E_ARG,
+                         "stride_bytes = %lld, but a row of %d elements takes %lld bytes: rows to be written may not overlap",
                          (long long)stride, (int)d, (long long)row_bytes);
     *out = (saei_rows){r.x, stride, r.n_rows, r.dtype, r.slot};
     return SAE_OK;

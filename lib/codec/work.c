@@ -11,7 +11,8 @@ static size_t n_tiles(const sae_model *model)
 /* Lays the scratch out; with block == NULL only the size is wanted. */
 static size_t layout(saei_work *w, const sae_model *model, size_t rows, unsigned char *block)
 {
-    const size_t d = (size_t)model->parts.d_in, n = (size_t)model->parts.d_sae, workers = model->env->host.max_workers, tiles = n_tiles(model);
+    const size_t d = (size_t)model->parts.d_in, n = (size_t)model->parts.d_sae, workers = model->env->host.max_workers,
+                 tiles = n_tiles(model);
     const bool topk = model->parts.arch == SAE_TOPK;
     size_t per_row, codes, total = 0;
     if (!saei_mul(&per_row, (rows + SAEI_ROWS - 1) / SAEI_ROWS * SAEI_ROWS, d) || !saei_mul(&codes, rows, n))
@@ -92,7 +93,8 @@ static void raise_floor(encode_job *j, size_t r, const float *val, size_t m, flo
     uint32_t bits, seen = atomic_load_explicit(j->work->floor + r, memory_order_relaxed);
     memcpy(&bits, &kth, sizeof bits);
     bits--;
-    while (bits > seen && !atomic_compare_exchange_weak_explicit(j->work->floor + r, &seen, bits, memory_order_relaxed, memory_order_relaxed))
+    while (bits > seen &&
+           !atomic_compare_exchange_weak_explicit(j->work->floor + r, &seen, bits, memory_order_relaxed, memory_order_relaxed))
         continue;
 }
 
@@ -103,7 +105,8 @@ static void encode_task(void *job, uint32_t tile, uint32_t worker)
     saei_work *w = j->work;
     const saei_kernels *k = j->model->env->kernels;
     const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, tiles = n_tiles(j->model);
-    const size_t first = (size_t)tile * SAEI_TILE, last = first + SAEI_TILE < n ? first + SAEI_TILE : n, step = saei_dots_step(&j->w, j->x.n);
+    const size_t first = (size_t)tile * SAEI_TILE, last = first + SAEI_TILE < n ? first + SAEI_TILE : n,
+                 step = saei_dots_step(&j->w, j->x.n);
     float *c = w->c + worker * saei_dots_c_floats(), *pack = w->pack + worker * saei_dots_pack_floats(d);
     float *pick = w->pick ? w->pick + worker * n : NULL;
     for (size_t r = 0; r < j->x.n; r++) {

@@ -10,7 +10,7 @@ struct sae_index {
     sae_model *model;
     int32_t by;
     size_t n, d;
-    double *norms; /* [n] length of each row in the unit of the codes; a negative decoder scale shows in `sign` */
+    double *norms;     /* [n] length of each row in the unit of the codes; a negative decoder scale shows in `sign` */
     signed char *sign; /* [n] */
     size_t bytes;
 };
@@ -58,8 +58,13 @@ sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_e
     if (!block)
         return saei_fail(err, SAE_E_NOMEM, "no memory for an index of %zu features (%zu bytes)", n, bytes);
     sae_index *index = (sae_index *)(void *)block;
-    *index = (sae_index){model, by, n, (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in),
-                         (double *)(void *)(block + norms), (signed char *)(block + sign), bytes};
+    *index = (sae_index){model,
+                         by,
+                         n,
+                         (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in),
+                         (double *)(void *)(block + norms),
+                         (signed char *)(block + sign),
+                         bytes};
     if (saei_run(host, index, norms_task, (uint32_t)((n + SAEI_BLOCK - 1) / SAEI_BLOCK))) {
         saei_dealloc(host, block, bytes);
         return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the norms of %zu features were computed", n);
@@ -234,7 +239,8 @@ static void row_of(float *out, const sae_index *index, int32_t feature)
             out[k] *= scale;
 }
 
-sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const float *query, void *block, size_t block_bytes, sae_error *err)
+sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const float *query, void *block, size_t block_bytes,
+                             sae_error *err)
 {
     scratch s;
     if (!index || !out || !query)
@@ -249,7 +255,8 @@ sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const f
     return status ? status : saei_ok(err);
 }
 
-sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out, int32_t feature, void *block, size_t block_bytes, sae_error *err)
+sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out, int32_t feature, void *block, size_t block_bytes,
+                                     sae_error *err)
 {
     scratch s;
     if (!index || !out)
@@ -291,8 +298,8 @@ static float pair(const sae_index *index, const scratch *s, int32_t measure, int
     return cosine_of(index, s, a, b);
 }
 
-sae_status sae_index_pairs(const sae_index *index, float *out, int32_t measure, const int32_t *features, int64_t n, void *block, size_t block_bytes,
-                           sae_error *err)
+sae_status sae_index_pairs(const sae_index *index, float *out, int32_t measure, const int32_t *features, int64_t n, void *block,
+                           size_t block_bytes, sae_error *err)
 {
     scratch s;
     if (!index || (n > 0 && (!out || !features)))

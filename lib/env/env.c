@@ -29,8 +29,8 @@ sae_status sae_env_create(sae_env **out, const sae_env_options *opt, sae_error *
         return status;
     const saei_kernels *kernels = saei_kernels_for(o.isa);
     if (!kernels)
-        return saei_fail(err, SAE_E_UNSUPPORTED, "this build on this processor has no %s kernels: use SAE_ISA_AUTO or ask sae_isa_available",
-                         sae_isa_name(o.isa));
+        return saei_fail(err, SAE_E_UNSUPPORTED,
+                         "this build on this processor has no %s kernels: use SAE_ISA_AUTO or ask sae_isa_available", sae_isa_name(o.isa));
 
     saei_host host = {o.alloc, o.dealloc, o.alloc_user, o.run, o.run_user, o.run ? o.max_workers : 1, o.log_level, o.log, o.log_user};
     saei_host_defaults(&host);

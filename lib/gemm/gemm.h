@@ -20,10 +20,10 @@ typedef struct saei_dense {
 
 /* Rows for a tile product. */
 typedef struct saei_xrows {
-    const float *x;  /* [n][ldx] */
+    const float *x; /* [n][ldx] */
     size_t ldx;
-    float *packed;   /* room for [ceil(n/8)][d][8], 64-byte aligned */
-    size_t n;        /* <= SAEI_MAX_ROWS */
+    float *packed; /* room for [ceil(n/8)][d][8], 64-byte aligned */
+    size_t n;      /* <= SAEI_MAX_ROWS */
 } saei_xrows;
 
 /* Floats of the buffers that saei_dots needs, per worker: c and, for matrices that may be unprepared, pack. */

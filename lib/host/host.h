@@ -70,7 +70,7 @@ void saei_fp_leave(saei_fpmode mode);
 typedef struct saei_file {
     const unsigned char *data; /* NULL for an empty file */
     size_t bytes;
-    int fd;        /* open while mapped, for saei_file_read; -1 otherwise */
+    int fd; /* open while mapped, for saei_file_read; -1 otherwise */
     bool mapped;
 } saei_file;
 

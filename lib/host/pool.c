@@ -14,15 +14,15 @@ struct job {
 };
 
 struct sae_pool {
-    pthread_mutex_t one_run;  /* held by the caller of a run */
-    pthread_mutex_t mutex;    /* guards all below but `next` */
+    pthread_mutex_t one_run; /* held by the caller of a run */
+    pthread_mutex_t mutex;   /* guards all below but `next` */
     pthread_cond_t work, idle;
     struct job job;
-    _Atomic(uint64_t) next;   /* first unclaimed task; 64 bits: threads that come too late count on */
-    uint64_t round;           /* counts runs; a thread works once per round */
-    uint32_t active;          /* threads inside the present round */
+    _Atomic(uint64_t) next; /* first unclaimed task; 64 bits: threads that come too late count on */
+    uint64_t round;         /* counts runs; a thread works once per round */
+    uint32_t active;        /* threads inside the present round */
     bool stop;
-    uint32_t n_threads;       /* started: the caller is one worker more */
+    uint32_t n_threads; /* started: the caller is one worker more */
     struct worker {
         sae_pool *pool;
         pthread_t thread;

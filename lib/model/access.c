@@ -27,7 +27,7 @@ static saei_matrix by_feature(const sae_model *model, int32_t tensor)
 static void read_vector(const sae_model *model, int32_t tensor, int64_t first, int64_t n, float *out)
 {
     const saei_parts *p = &model->parts;
-    const float *v = tensor == SAE_B_DEC      ? model->b_dec
+    const float *v = tensor == SAE_B_DEC       ? model->b_dec
                      : tensor == SAE_THRESHOLD ? p->threshold
                      : p->arch == SAE_GATED    ? p->b_gate
                                                : p->b_enc;

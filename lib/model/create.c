@@ -7,8 +7,8 @@ enum { KNOWN_FLAGS = SAE_BORROW | SAE_W_ENC_BY_ROWS | SAE_W_DEC_BY_COLS | SAE_AP
 static sae_status check_shape(const sae_weights *w, sae_error *err)
 {
     if (w->d_in < 1 || w->d_sae < 1 || w->d_out < 0)
-        return saei_fail(err, SAE_E_SHAPE, "sae_weights has d_in = %d, d_sae = %d, d_out = %d: sizes start at 1", (int)w->d_in, (int)w->d_sae,
-                         (int)w->d_out);
+        return saei_fail(err, SAE_E_SHAPE, "sae_weights has d_in = %d, d_sae = %d, d_out = %d: sizes start at 1", (int)w->d_in,
+                         (int)w->d_sae, (int)w->d_out);
     if (w->arch == SAE_TOPK && (w->k < 1 || w->k > w->d_sae))
         return saei_fail(err, SAE_E_SHAPE, "k = %d, but top-k of %d features needs 1 .. %d", (int)w->k, (int)w->d_sae, (int)w->d_sae);
     if ((w->flags & SAE_APPLY_B_DEC) && w->d_out && w->d_out != w->d_in)
@@ -49,7 +49,8 @@ static sae_status check_weights(const sae_weights *w, sae_error *err)
     if (w->norm < SAE_NORM_NONE || w->norm > SAE_NORM_LAYER)
         return saei_fail(err, SAE_E_ARG, "sae_weights.norm = %d is not one of SAE_NORM_*", (int)w->norm);
     if (w->norm == SAE_NORM_SCALE && !(w->norm_scaling_factor > 0.0f && w->norm_scaling_factor <= 3.4e38f))
-        return saei_fail(err, SAE_E_ARG, "norm_scaling_factor = %g, SAE_NORM_SCALE needs a finite factor > 0", (double)w->norm_scaling_factor);
+        return saei_fail(err, SAE_E_ARG, "norm_scaling_factor = %g, SAE_NORM_SCALE needs a finite factor > 0",
+                         (double)w->norm_scaling_factor);
     if ((w->flags & SAE_RESCALE_BY_DECODER_NORM) && w->arch != SAE_TOPK)
         return saei_fail(err, SAE_E_ARG, "SAE_RESCALE_BY_DECODER_NORM goes with SAE_TOPK, not with %s: fold the norms into the weights",
                          sae_arch_name(w->arch));
@@ -65,7 +66,8 @@ static sae_status take_matrix(sae_model *model, int which, saei_matrix *m, const
         return SAE_OK;
     void *copy = saei_alloc(&model->env->host, bytes);
     if (!copy)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes): SAE_BORROW needs none", which ? "w_dec" : "w_enc", bytes);
+        return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes): SAE_BORROW needs none", which ? "w_dec" : "w_enc",
+                         bytes);
     memcpy(copy, data, bytes);
     model->copies[which] = copy;
     model->copies_bytes[which] = bytes;

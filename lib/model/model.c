@@ -203,8 +203,7 @@ const char *sae_model_text(const sae_model *model, int32_t what)
     if (!model)
         return "";
     const saei_parts *p = &model->parts;
-    const char *const texts[] = {NULL,          p->format,    p->format_version, p->architecture,
-                                 p->model_name, p->hook_name, p->path,           p->config};
+    const char *const texts[] = {NULL, p->format, p->format_version, p->architecture, p->model_name, p->hook_name, p->path, p->config};
     if (what < SAE_TEXT_FORMAT || what > SAE_TEXT_CONFIG)
         return "";
     if (texts[what] && *texts[what])

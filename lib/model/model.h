@@ -11,23 +11,23 @@
 struct sae_model {
     saei_ref ref;
     sae_env *env;
-    saei_lock lock;      /* taken by prepare alone */
-    saei_parts parts;    /* weights and what the file says; for memory models only the numeric fields are set */
+    saei_lock lock;                  /* taken by prepare alone */
+    saei_parts parts;                /* weights and what the file says; for memory models only the numeric fields are set */
     void (*close)(sae_model *model); /* releases parts: a pointer, so that programs without files need not link the readers */
 
-    float *vectors;      /* one block for all below */
+    float *vectors; /* one block for all below */
     size_t vectors_bytes;
-    saei_act act;        /* how a dot becomes a code */
-    const float *b_dec;  /* [d_out], never NULL */
-    const float *b_in;   /* [d_in]: b_dec when it is subtracted from the input, else NULL */
+    saei_act act;           /* how a dot becomes a code */
+    const float *b_dec;     /* [d_out], never NULL */
+    const float *b_in;      /* [d_in]: b_dec when it is subtracted from the input, else NULL */
     const float *dec_scale; /* [d_sae] or NULL: a decoder row counts dec_scale[i] * W_dec row */
 
-    void *copies[2];     /* of W_enc and W_dec, when the model owns them */
+    void *copies[2]; /* of W_enc and W_dec, when the model owns them */
     size_t copies_bytes[2];
-    bool checked;        /* every weight is known to be finite */
-    _Atomic(float *) panels;   /* [ceil(d_sae/48)][d_in][48] */
-    _Atomic(void *) enc_rows;  /* [d_sae][d_in] in the stored dtype, when stored by columns */
-    _Atomic(void *) dec_rows;  /* [d_sae][d_out], likewise */
+    bool checked;             /* every weight is known to be finite */
+    _Atomic(float *) panels;  /* [ceil(d_sae/48)][d_in][48] */
+    _Atomic(void *) enc_rows; /* [d_sae][d_in] in the stored dtype, when stored by columns */
+    _Atomic(void *) dec_rows; /* [d_sae][d_out], likewise */
 };
 
 void saei_model_take(sae_model *model);

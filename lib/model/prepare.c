@@ -96,7 +96,8 @@ static void rows_task(void *job, uint32_t i, uint32_t worker)
                     memcpy(dst + (f * d + k) * each, src + (k * n + f) * each, each);
 }
 
-static sae_status build(void **out, const sae_model *model, const saei_matrix *m, size_t bytes, sae_task task, const char *what, sae_error *err)
+static sae_status build(void **out, const sae_model *model, const saei_matrix *m, size_t bytes, sae_task task, const char *what,
+                        sae_error *err)
 {
     const saei_host *host = &model->env->host;
     *out = saei_alloc(host, bytes);

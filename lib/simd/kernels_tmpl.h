@@ -233,10 +233,9 @@ static void pack_lanes(float *dst, const float *src, size_t n, size_t d)
 
 /* ---- products ---- */
 
-/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched; `lines` cache lines from `ahead` on are
- * asked for at each step. With all of a panel in L2 this runs at the FMA peak; with few rows it streams 4 bytes a weight at the memory
- * roof. */
-INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored, const float *ahead, int lines)
+/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
+ * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored)
 {
     V a[PANEL_MR][PANEL_NV];
     UNROLL
@@ -245,14 +244,13 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
         for (int v = 0; v < PANEL_NV; v++)
             a[r][v] = resume && r < stored ? v_load(c + (size_t)r * ldc + v * VN) : v_zero();
     }
-    for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS, ahead += 16 * lines) {
+    for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
         V b[PANEL_NV];
         UNROLL
-        for (int i = 0; i < lines; i++)
-            __builtin_prefetch(ahead + 16 * i);
-        UNROLL
-        for (int v = 0; v < PANEL_NV; v++)
+        for (int v = 0; v < PANEL_NV; v++) {
             b[v] = v_load(w + v * VN);
+            __builtin_prefetch(w + v * VN + AHEAD);
+        }
         UNROLL
         for (int r = 0; r < mr; r++) {
             const V x = v_set1(xp[r]);
@@ -271,44 +269,29 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
     }
 }
 
-/* Whether one register tile covers a packed group and a panel. If not, several pass over the same weights, in slices of 128 that stay in
- * L1 (24 KB), between which the chains rest in c; the passes share the work of asking for the next slice, a line a step. */
-enum { WHOLE = PANEL_MR * PANEL_NV * VN == SAEI_ROWS * SAEI_PANEL, SLICE = 128 };
-
 /* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
 INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left)
 {
-    enum { LINES = WHOLE ? SAEI_PANEL / 16 : 1 };
-    const float *ahead = w + (WHOLE ? AHEAD : kc * SAEI_PANEL);
     for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
         const size_t n = min_of(left - r, PANEL_MR);
-        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN, ahead += kc * 16) {
+        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
             float *to = c + r * ldc + v;
             if (n > PANEL_MR / 2)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n, ahead, LINES);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n);
             else if (n > PANEL_MR / 4)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n, ahead, LINES);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n);
             else
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n, ahead, LINES);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n);
         }
     }
 }
 
-static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,
-                   size_t kc, bool resume)
+static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride,
+                   size_t n_rows, size_t kc, bool resume)
 {
-    const size_t slice = WHOLE ? kc : SLICE;
     for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
-        for (size_t p = 0; p < n_panels; p++) {
-            float *to = c + r * ldc + p * SAEI_PANEL;
-            const float *from = w + p * panel_stride;
-            size_t k = 0;
-            do {
-                const size_t kn = min_of(slice, kc - k);
-                panel_rows(to, ldc, from + k * SAEI_PANEL, xp + k * SAEI_ROWS, kn, resume || k > 0, n_rows - r);
-                k += kn;
-            } while (k < kc);
-        }
+        for (size_t p = 0; p < n_panels; p++)
+            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
 }
 
 /* np panels side by side: as many streams, 12 chains. 4 bytes a weight: memory roof. */
@@ -353,8 +336,8 @@ static void gemv_panels(float *c, const float *w, size_t n_panels, const float *
 }
 
 /* kn <= 4 weights of nr rows for a run of columns: the accumulators live in c, which stays in L1, and are touched once per 4 weights. */
-INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width, size_t nj, const float *x, size_t ldx, int nr, int kn, bool first,
-                      bool more, sae_dtype t)
+INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width, size_t nj, const float *x, size_t ldx, int nr, int kn,
+                      bool first, bool more, sae_dtype t)
 {
     V xs[4][4];
     UNROLL
@@ -404,7 +387,8 @@ INLINE void cols_rows(float *c, size_t ldc, const saei_matrix *m, size_t j0, siz
         cols_step(c, ldc, w + k * width * size_of(t), width, nj, x + k, ldx, nr, 1, k == 0, false, t);
 }
 
-INLINE void cols_any(float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows, sae_dtype t)
+INLINE void cols_any(float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows,
+                     sae_dtype t)
 {
     if (n_rows == 1)
         cols_rows(c, ldc, m, j0, nj, x, ldx, 1, t);
@@ -452,8 +436,8 @@ INLINE void chain_square(V a[4], const V r[VN], const few_rows *x, size_t k, siz
 
 /* Two groups of VN features at once: the shuffles of one hide the chain of the other. n <= 2 * VN are stored, for `stored` <= nr rows;
  * rows past n repeat a feature. */
-INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN], size_t n, const few_rows *x, int nr, size_t stored, size_t d,
-                    sae_dtype t)
+INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN], size_t n, const few_rows *x, int nr, size_t stored,
+                    size_t d, sae_dtype t)
 {
     V a[4], b[4], r[VN];
     UNROLL
@@ -484,8 +468,8 @@ INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN
     }
 }
 
-INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows,
-                     sae_dtype t)
+INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx,
+                     size_t n_rows, sae_dtype t)
 {
     const size_t row_bytes = (size_t)m->d * size_of(t);
     few_rows xs;
@@ -506,7 +490,8 @@ INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *
 }
 
 /* 4 or 2 bytes a weight: memory roof when the rows are contiguous, latency of the gather when they are scattered. */
-static void dot_rows(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows)
+static void dot_rows(float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx,
+                     size_t n_rows)
 {
     if (n_rows == 0)
         return;
@@ -616,8 +601,8 @@ static size_t activate(int32_t *idx, float *val, const float *dots, size_t n, si
 
 /* Adds nt terms: out[k] = from[k] (+0 when NULL) and then fma(coef[i], rows[i][k], .) for i < nt. The sums live in out, which stays in L1,
  * and are touched once per 4 terms; meanwhile the same columns of the next rows come in. */
-INLINE void add_terms(float *out, const float *from, const unsigned char *const *rows, const unsigned char *const *next, const float *coef, int nt,
-                      size_t d, sae_dtype t)
+INLINE void add_terms(float *out, const float *from, const unsigned char *const *rows, const unsigned char *const *next, const float *coef,
+                      int nt, size_t d, sae_dtype t)
 {
     V c[4];
     UNROLL

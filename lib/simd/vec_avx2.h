@@ -18,21 +18,48 @@ static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements
     memcpy(h, p, n * sizeof *h);
     return _mm_loadu_si128((const __m128i *)h);
 }
-static inline V v_zero(void) { return _mm256_setzero_ps(); }
-static inline V v_set1(float f) { return _mm256_set1_ps(f); }
-static inline V v_load(const void *p) { return _mm256_loadu_ps(p); }
-static inline V v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-static inline V v_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
-static inline V v_load_bf16(const void *p) { return v_bf16(_mm_loadu_si128(p)); }
-static inline void v_store(void *p, V v) { _mm256_storeu_ps(p, v); }
+static inline V v_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+static inline V v_set1(float f)
+{
+    return _mm256_set1_ps(f);
+}
+static inline V v_load(const void *p)
+{
+    return _mm256_loadu_ps(p);
+}
+static inline V v_load_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+static inline V v_bf16(__m128i h)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline V v_load_bf16(const void *p)
+{
+    return v_bf16(_mm_loadu_si128(p));
+}
+static inline void v_store(void *p, V v)
+{
+    _mm256_storeu_ps(p, v);
+}
 static inline V v_load_n(const void *p, size_t n) /* not maskload: emulators read all of it, AMD stores are slow */
 {
     float f[8] = {0};
     memcpy(f, p, n * sizeof *f);
     return _mm256_loadu_ps(f);
 }
-static inline V v_load_f16_n(const void *p, size_t n) { return _mm256_cvtph_ps(v_halves(p, n)); }
-static inline V v_load_bf16_n(const void *p, size_t n) { return v_bf16(v_halves(p, n)); }
+static inline V v_load_f16_n(const void *p, size_t n)
+{
+    return _mm256_cvtph_ps(v_halves(p, n));
+}
+static inline V v_load_bf16_n(const void *p, size_t n)
+{
+    return v_bf16(v_halves(p, n));
+}
 static inline void v_store_n(void *p, V v, size_t n)
 {
     float f[8];
@@ -51,10 +78,22 @@ static inline void v_store_bf16(void *p, V v)
     const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
     _mm_storeu_si128(p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-static inline V v_add(V a, V b) { return _mm256_add_ps(a, b); }
-static inline V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
-static inline V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-static inline uint32_t v_gt(V a, V b) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+static inline V v_add(V a, V b)
+{
+    return _mm256_add_ps(a, b);
+}
+static inline V v_mul(V a, V b)
+{
+    return _mm256_mul_ps(a, b);
+}
+static inline V v_fma(V a, V b, V c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline uint32_t v_gt(V a, V b)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
 static inline uint32_t v_finite(V a)
 {
     const V magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);

@@ -11,18 +11,54 @@
 enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, PROBE_MR = 8 };
 typedef __m512 V;
 
-static inline __mmask16 v_first(size_t n) { return (__mmask16)((1u << n) - 1u); }
-static inline V v_zero(void) { return _mm512_setzero_ps(); }
-static inline V v_set1(float f) { return _mm512_set1_ps(f); }
-static inline V v_load(const void *p) { return _mm512_loadu_ps(p); }
-static inline V v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-static inline V v_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
-static inline V v_load_bf16(const void *p) { return v_bf16(_mm256_loadu_si256(p)); }
-static inline void v_store(void *p, V v) { _mm512_storeu_ps(p, v); }
-static inline V v_load_n(const void *p, size_t n) { return _mm512_maskz_loadu_ps(v_first(n), p); }
-static inline V v_load_f16_n(const void *p, size_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_first(n), p)); }
-static inline V v_load_bf16_n(const void *p, size_t n) { return v_bf16(_mm256_maskz_loadu_epi16(v_first(n), p)); }
-static inline void v_store_n(void *p, V v, size_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
+static inline __mmask16 v_first(size_t n)
+{
+    return (__mmask16)((1u << n) - 1u);
+}
+static inline V v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+static inline V v_set1(float f)
+{
+    return _mm512_set1_ps(f);
+}
+static inline V v_load(const void *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline V v_load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+static inline V v_bf16(__m256i h)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+static inline V v_load_bf16(const void *p)
+{
+    return v_bf16(_mm256_loadu_si256(p));
+}
+static inline void v_store(void *p, V v)
+{
+    _mm512_storeu_ps(p, v);
+}
+static inline V v_load_n(const void *p, size_t n)
+{
+    return _mm512_maskz_loadu_ps(v_first(n), p);
+}
+static inline V v_load_f16_n(const void *p, size_t n)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_first(n), p));
+}
+static inline V v_load_bf16_n(const void *p, size_t n)
+{
+    return v_bf16(_mm256_maskz_loadu_epi16(v_first(n), p));
+}
+static inline void v_store_n(void *p, V v, size_t n)
+{
+    _mm512_mask_storeu_ps(p, v_first(n), v);
+}
 static inline void v_store_f16(void *p, V v)
 {
     _mm256_storeu_si256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -35,10 +71,22 @@ static inline void v_store_bf16(void *p, V v)
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
-static inline V v_add(V a, V b) { return _mm512_add_ps(a, b); }
-static inline V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
-static inline V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-static inline uint32_t v_gt(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+static inline V v_add(V a, V b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline V v_mul(V a, V b)
+{
+    return _mm512_mul_ps(a, b);
+}
+static inline V v_fma(V a, V b, V c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline uint32_t v_gt(V a, V b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+}
 static inline uint32_t v_finite(V a)
 {
     return _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);

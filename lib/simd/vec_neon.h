@@ -12,22 +12,52 @@
 enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, PROBE_MR = 4 };
 typedef float32x4_t V;
 
-static inline V v_zero(void) { return vdupq_n_f32(0.0f); }
-static inline V v_set1(float f) { return vdupq_n_f32(f); }
-static inline V v_load(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); } /* bytes: any alignment */
-static inline void v_store(void *p, V v) { vst1q_u8(p, vreinterpretq_u8_f32(v)); }
+static inline V v_zero(void)
+{
+    return vdupq_n_f32(0.0f);
+}
+static inline V v_set1(float f)
+{
+    return vdupq_n_f32(f);
+}
+static inline V v_load(const void *p)
+{
+    return vreinterpretq_f32_u8(vld1q_u8(p));
+} /* bytes: any alignment */
+static inline void v_store(void *p, V v)
+{
+    vst1q_u8(p, vreinterpretq_u8_f32(v));
+}
 static inline uint16x4_t v_halves(const void *p, size_t n)
 {
     uint16_t h[4] = {0};
     memcpy(h, p, n * sizeof *h);
     return vld1_u16(h);
 }
-static inline V v_f16(uint16x4_t h) { return vcvt_f32_f16(vreinterpret_f16_u16(h)); }
-static inline V v_bf16(uint16x4_t h) { return vreinterpretq_f32_u32(vshll_n_u16(h, 16)); }
-static inline V v_load_f16(const void *p) { return v_f16(vreinterpret_u16_u8(vld1_u8(p))); }
-static inline V v_load_bf16(const void *p) { return v_bf16(vreinterpret_u16_u8(vld1_u8(p))); }
-static inline V v_load_f16_n(const void *p, size_t n) { return v_f16(v_halves(p, n)); }
-static inline V v_load_bf16_n(const void *p, size_t n) { return v_bf16(v_halves(p, n)); }
+static inline V v_f16(uint16x4_t h)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u16(h));
+}
+static inline V v_bf16(uint16x4_t h)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+}
+static inline V v_load_f16(const void *p)
+{
+    return v_f16(vreinterpret_u16_u8(vld1_u8(p)));
+}
+static inline V v_load_bf16(const void *p)
+{
+    return v_bf16(vreinterpret_u16_u8(vld1_u8(p)));
+}
+static inline V v_load_f16_n(const void *p, size_t n)
+{
+    return v_f16(v_halves(p, n));
+}
+static inline V v_load_bf16_n(const void *p, size_t n)
+{
+    return v_bf16(v_halves(p, n));
+}
 static inline V v_load_n(const void *p, size_t n)
 {
     float f[4] = {0};
@@ -40,7 +70,10 @@ static inline void v_store_n(void *p, V v, size_t n)
     vst1q_f32(f, v);
     memcpy(p, f, n * sizeof *f);
 }
-static inline void v_store_f16(void *p, V v) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(v))); }
+static inline void v_store_f16(void *p, V v)
+{
+    vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(v)));
+}
 static inline void v_store_bf16(void *p, V v)
 {
     float f[4];
@@ -50,16 +83,31 @@ static inline void v_store_bf16(void *p, V v)
         h[i] = saei_f32_to_bf16(f[i]);
     memcpy(p, h, sizeof h);
 }
-static inline V v_add(V a, V b) { return vaddq_f32(a, b); }
-static inline V v_mul(V a, V b) { return vmulq_f32(a, b); }
-static inline V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+static inline V v_add(V a, V b)
+{
+    return vaddq_f32(a, b);
+}
+static inline V v_mul(V a, V b)
+{
+    return vmulq_f32(a, b);
+}
+static inline V v_fma(V a, V b, V c)
+{
+    return vfmaq_f32(c, a, b);
+}
 static inline uint32_t v_bits(uint32x4_t mask)
 {
     static const uint32_t weight[4] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(mask, vld1q_u32(weight)));
 }
-static inline uint32_t v_gt(V a, V b) { return v_bits(vcgtq_f32(a, b)); }
-static inline uint32_t v_finite(V a) { return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff()))); }
+static inline uint32_t v_gt(V a, V b)
+{
+    return v_bits(vcgtq_f32(a, b));
+}
+static inline uint32_t v_finite(V a)
+{
+    return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff())));
+}
 
 INLINE void v_transpose(V r[4])
 {

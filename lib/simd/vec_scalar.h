@@ -10,15 +10,42 @@
 enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, PROBE_MR = 4 };
 typedef float V;
 
-static inline V v_zero(void) { return 0.0f; }
-static inline V v_set1(float f) { return f; }
-static inline V v_load(const void *p) { return saei_load(p, SAE_F32); }
-static inline V v_load_f16(const void *p) { return saei_load(p, SAE_F16); }
-static inline V v_load_bf16(const void *p) { return saei_load(p, SAE_BF16); }
-static inline void v_store(void *p, V v) { memcpy(p, &v, sizeof v); }
-static inline V v_load_n(const void *p, size_t n) { return n ? v_load(p) : 0.0f; }
-static inline V v_load_f16_n(const void *p, size_t n) { return n ? v_load_f16(p) : 0.0f; }
-static inline V v_load_bf16_n(const void *p, size_t n) { return n ? v_load_bf16(p) : 0.0f; }
+static inline V v_zero(void)
+{
+    return 0.0f;
+}
+static inline V v_set1(float f)
+{
+    return f;
+}
+static inline V v_load(const void *p)
+{
+    return saei_load(p, SAE_F32);
+}
+static inline V v_load_f16(const void *p)
+{
+    return saei_load(p, SAE_F16);
+}
+static inline V v_load_bf16(const void *p)
+{
+    return saei_load(p, SAE_BF16);
+}
+static inline void v_store(void *p, V v)
+{
+    memcpy(p, &v, sizeof v);
+}
+static inline V v_load_n(const void *p, size_t n)
+{
+    return n ? v_load(p) : 0.0f;
+}
+static inline V v_load_f16_n(const void *p, size_t n)
+{
+    return n ? v_load_f16(p) : 0.0f;
+}
+static inline V v_load_bf16_n(const void *p, size_t n)
+{
+    return n ? v_load_bf16(p) : 0.0f;
+}
 static inline void v_store_n(void *p, V v, size_t n)
 {
     if (n)
@@ -34,11 +61,29 @@ static inline void v_store_bf16(void *p, V v)
     const uint16_t h = saei_f32_to_bf16(v);
     memcpy(p, &h, sizeof h);
 }
-static inline V v_add(V a, V b) { return a + b; }
-static inline V v_mul(V a, V b) { return a * b; }
-static inline V v_fma(V a, V b, V c) { return fmaf(a, b, c); }
-static inline uint32_t v_gt(V a, V b) { return a > b; }
-static inline uint32_t v_finite(V a) { return isfinite(a) ? 1u : 0u; }
-static inline void v_transpose(V r[1]) { (void)r; }
+static inline V v_add(V a, V b)
+{
+    return a + b;
+}
+static inline V v_mul(V a, V b)
+{
+    return a * b;
+}
+static inline V v_fma(V a, V b, V c)
+{
+    return fmaf(a, b, c);
+}
+static inline uint32_t v_gt(V a, V b)
+{
+    return a > b;
+}
+static inline uint32_t v_finite(V a)
+{
+    return isfinite(a) ? 1u : 0u;
+}
+static inline void v_transpose(V r[1])
+{
+    (void)r;
+}
 
 #endif

@@ -5,15 +5,15 @@
 
 /* Scratch of one apply call, laid out in the caller's block. */
 typedef struct scratch {
-    float *x;       /* [8][d] the rows as f32 */
-    float *xc;      /* [8][d] normalised for the model at hand */
-    float *delta;   /* [d] */
-    float *dots;    /* [8][max_lanes] */
-    float *z;       /* [8][max_edits] what each edit reads */
-    float *scale;   /* [8][max_edits] un-normaliser of each edit's model */
-    float *coef;    /* [max_edits] */
-    int32_t *ids;   /* [max_edits] */
-    unsigned char *work; /* a top-k model's encode */
+    float *x;                     /* [8][d] the rows as f32 */
+    float *xc;                    /* [8][d] normalised for the model at hand */
+    float *delta;                 /* [d] */
+    float *dots;                  /* [8][max_lanes] */
+    float *z;                     /* [8][max_edits] what each edit reads */
+    float *scale;                 /* [8][max_edits] un-normaliser of each edit's model */
+    float *coef;                  /* [max_edits] */
+    int32_t *ids;                 /* [max_edits] */
+    unsigned char *work;          /* a top-k model's encode */
     int64_t row[SAEI_STEER_ROWS]; /* which rows these are */
 } scratch;
 
@@ -203,8 +203,8 @@ static sae_status check_slots(const sae_plan *p, const saei_rows *rows, sae_erro
 {
     for (int64_t r = 0; rows->slot && r < rows->n; r++)
         if (rows->slot[r] < -1 || rows->slot[r] >= p->n_slots)
-            return saei_fail(err, SAE_E_ARG, "row %lld has slot %d, the plan has slots 0 .. %d (-1 = untouched)", (long long)r, (int)rows->slot[r],
-                             (int)p->n_slots - 1);
+            return saei_fail(err, SAE_E_ARG, "row %lld has slot %d, the plan has slots 0 .. %d (-1 = untouched)", (long long)r,
+                             (int)rows->slot[r], (int)p->n_slots - 1);
     return SAE_OK;
 }
 

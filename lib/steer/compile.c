@@ -30,7 +30,8 @@ static sae_status check_values(const sae_edit *e, int64_t i, sae_error *err)
     if (!isfinite(e->value))
         return saei_fail(err, SAE_E_ARG, "edits[%lld]: value = %g is not finite", at, (double)e->value);
     if (e->unit == SAE_UNIT_MAX_ACT && !(isfinite(e->max_act) && e->max_act > 0.0f))
-        return saei_fail(err, SAE_E_ARG, "edits[%lld]: max_act = %g, the unit max_act needs the feature's largest activation, finite and > 0", at,
+        return saei_fail(err, SAE_E_ARG,
+                         "edits[%lld]: max_act = %g, the unit max_act needs the feature's largest activation, finite and > 0", at,
                          (double)e->max_act);
     if (e->reserved)
         return saei_fail(err, SAE_E_ARG, "edits[%lld]: reserved = %u, zero the struct before use", at, (unsigned)e->reserved);
@@ -43,8 +44,8 @@ static sae_status check_feature(const sae_edit *e, int64_t i, int32_t d, sae_err
     if (e->vector)
         return saei_fail(err, SAE_E_ARG, "edits[%lld] has a model and a vector: give one of them", (long long)i);
     if (p->d_in != d || p->d_out != d)
-        return saei_fail(err, SAE_E_SHAPE, "edits[%lld]: the model has d_in = %d and d_out = %d, the plan's rows have %d elements", (long long)i,
-                         (int)p->d_in, (int)p->d_out, (int)d);
+        return saei_fail(err, SAE_E_SHAPE, "edits[%lld]: the model has d_in = %d and d_out = %d, the plan's rows have %d elements",
+                         (long long)i, (int)p->d_in, (int)p->d_out, (int)d);
     if (e->feature < 0 || e->feature >= p->d_sae)
         return saei_fail(err, SAE_E_ARG, "edits[%lld]: feature = %d, this SAE has features 0 .. %d", (long long)i, (int)e->feature,
                          (int)p->d_sae - 1);
@@ -59,7 +60,8 @@ static sae_status check_vector(const sae_edit *e, int64_t i, int32_t d, sae_erro
         return saei_fail(err, SAE_E_ARG, "edits[%lld]: a raw vector has no max_act, use raw or unit", (long long)i);
     const double length = sqrt(saei_square(e->vector, (size_t)d));
     if (!isfinite(length) || length == 0.0)
-        return saei_fail(err, SAE_E_ARG, "edits[%lld]: the vector has length %g, a direction needs a finite length above 0", (long long)i, length);
+        return saei_fail(err, SAE_E_ARG, "edits[%lld]: the vector has length %g, a direction needs a finite length above 0", (long long)i,
+                         length);
     return SAE_OK;
 }
 
@@ -70,7 +72,8 @@ static sae_status read_edit(sae_edit *out, const void *at, int64_t i, int32_t d,
     if (status)
         return saei_fail(err, status, "edits[%lld]: %s", (long long)i, inner.text);
     if (out->slot < 0 || out->slot >= n_slots)
-        return saei_fail(err, SAE_E_ARG, "edits[%lld]: slot = %d, the plan has slots 0 .. %d", (long long)i, (int)out->slot, (int)n_slots - 1);
+        return saei_fail(err, SAE_E_ARG, "edits[%lld]: slot = %d, the plan has slots 0 .. %d", (long long)i, (int)out->slot,
+                         (int)n_slots - 1);
     if ((status = check_values(out, i, err)))
         return status;
     return out->model ? check_feature(out, i, d, err) : check_vector(out, i, d, err);
@@ -100,11 +103,13 @@ static sae_status lay_plan(sae_plan **out, sae_env *env, int32_t d, int32_t n_sl
     size_t total = 0, floats;
     saei_mul(&floats, (size_t)n_edits, (size_t)d);
     const size_t plan = saei_reserve(&total, 1, sizeof(sae_plan)), slots = saei_reserve(&total, (size_t)n_slots, sizeof(saei_slot));
-    const size_t e = saei_reserve(&total, (size_t)n_edits, sizeof(saei_edit)), g = saei_reserve(&total, (size_t)n_edits, sizeof(saei_group));
+    const size_t e = saei_reserve(&total, (size_t)n_edits, sizeof(saei_edit)),
+                 g = saei_reserve(&total, (size_t)n_edits, sizeof(saei_group));
     const size_t directions = saei_reserve(&total, floats, sizeof(float));
     unsigned char *block = saei_zalloc(&env->host, total);
     if (!block)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for a plan of %lld edits of %d elements (%zu bytes)", (long long)n_edits, (int)d, total);
+        return saei_fail(err, SAE_E_NOMEM, "no memory for a plan of %lld edits of %d elements (%zu bytes)", (long long)n_edits, (int)d,
+                         total);
     sae_plan *p = (sae_plan *)(void *)(block + plan);
     p->env = env;
     p->d = d;
@@ -247,8 +252,9 @@ static sae_status check_all(int32_t d, int32_t n_slots, const sae_edit *edits, i
         return saei_fail(err, SAE_E_ARG, "sae_plan_compile: edits is NULL, n_edits = %lld", (long long)n_edits);
     for (int64_t i = 0; i < n_edits; i++) {
         sae_edit e;
-        if (edits->struct_size < 8 || *(const uint32_t *)edit_at(edits, i) != edits->struct_size)
-            return saei_fail(err, SAE_E_ARG, "edits[%lld]: every edit needs struct_size = sizeof(sae_edit), as the first has", (long long)i);
+        if (edits->struct_size < 8 || edits->struct_size % _Alignof(sae_edit) || *(const uint32_t *)edit_at(edits, i) != edits->struct_size)
+            return saei_fail(err, SAE_E_ARG, "edits[%lld]: every edit needs struct_size = sizeof(sae_edit), as the first has",
+                             (long long)i);
         const sae_status status = read_edit(&e, edit_at(edits, i), i, d, n_slots, err);
         if (status)
             return status;
@@ -256,7 +262,8 @@ static sae_status check_all(int32_t d, int32_t n_slots, const sae_edit *edits, i
     return SAE_OK;
 }
 
-sae_status sae_plan_compile(sae_plan **out, sae_env *env, int32_t d, int32_t n_slots, const sae_edit *edits, int64_t n_edits, sae_error *err)
+sae_status sae_plan_compile(sae_plan **out, sae_env *env, int32_t d, int32_t n_slots, const sae_edit *edits, int64_t n_edits,
+                            sae_error *err)
 {
     sae_plan *plan = NULL;
     if (!out)

@@ -10,16 +10,16 @@ enum { SAEI_STEER_ROWS = 8 /* rows of one slot that are worked on at once */ };
 /* One edit, ready: direction row i of the plan's matrix belongs to edit i. */
 typedef struct saei_edit {
     sae_op op;
-    bool per_length;    /* value is a length in activation space: it is not un-normalised */
-    float value;        /* c, or the factor of SAE_SCALE */
-    int32_t group;      /* whose codes and row scale it reads, -1 = none (a raw add of a vector) */
-    int32_t lane;       /* which of the group's codes, -1 = it reads none */
+    bool per_length; /* value is a length in activation space: it is not un-normalised */
+    float value;     /* c, or the factor of SAE_SCALE */
+    int32_t group;   /* whose codes and row scale it reads, -1 = none (a raw add of a vector) */
+    int32_t lane;    /* which of the group's codes, -1 = it reads none */
 } saei_edit;
 
 /* Features of one model (or raw vectors) that a slot reads. */
 typedef struct saei_group {
-    sae_model *model;   /* NULL: raw vectors, whose code is the projection itself */
-    saei_lanes lanes;   /* n = 0: only the row scale is wanted */
+    sae_model *model; /* NULL: raw vectors, whose code is the projection itself */
+    saei_lanes lanes; /* n = 0: only the row scale is wanted */
 } saei_group;
 
 typedef struct saei_slot {

@@ -58,7 +58,7 @@ def test_every_case_gives_rows(bench: run.Bench, case: str) -> None:
 
 def test_a_peer_that_computes_something_else_is_a_fault(bench: run.Bench) -> None:
     group = Group(("encode",), D_IN, D_SAE, 3, 1)
-    bench.open(D_IN, D_SAE)
+    bench.folder = str(planted.make(bench.build / "bench-data", D_IN, D_SAE))
     entries = bench.entries(group)
     bench.check(group, entries)
     assert bench.faults == []

@@ -41,9 +41,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < ROWS * FUZZ_D; i++)
         y[i] = 77.0f;
 
-    const sae_codes codes = {.struct_size = flags & 64 ? input_byte(&in) % sizeof codes : sizeof codes,
-                             .n_rows = n_rows, .capacity = capacity, .indptr = indptr, .indices = indices, .values = values,
-                             .row_scale = flags & 1 ? NULL : scale, .row_shift = flags & 2 ? NULL : shift};
+    const sae_codes codes = {.struct_size = flags & 64 ? input_byte(&in) % sizeof codes & ~7u : sizeof codes,
+                             .n_rows = n_rows,
+                             .capacity = capacity,
+                             .indptr = indptr,
+                             .indices = indices,
+                             .values = values,
+                             .row_scale = flags & 1 ? NULL : scale,
+                             .row_shift = flags & 2 ? NULL : shift};
     const sae_rows out = {.struct_size = sizeof out, .dtype = SAE_F32, .x = y, .n_rows = flags & 4 ? n_rows + 1 : n_rows};
     const sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x, .n_rows = n_rows};
     sae_ctx *ctx = NULL;

@@ -51,8 +51,13 @@ static void use(sae_model *model, const sae_info *info)
     const sae_ctx_options one = {.struct_size = sizeof one, .max_rows = 1};
     const sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x, .n_rows = 1};
     const sae_rows out = {.struct_size = sizeof out, .dtype = SAE_F32, .x = y, .n_rows = 1};
-    sae_codes codes = {.struct_size = sizeof codes, .capacity = info->d_sae, .indptr = indptr, .indices = indices, .values = values,
-                       .row_scale = &scale, .row_shift = &shift};
+    sae_codes codes = {.struct_size = sizeof codes,
+                       .capacity = info->d_sae,
+                       .indptr = indptr,
+                       .indices = indices,
+                       .values = values,
+                       .row_scale = &scale,
+                       .row_shift = &shift};
     fuzz_need(sae_ctx_create(&ctx, model, &one, &err) == SAE_OK, err.text);
     fuzz_need(sae_encode(ctx, &codes, &rows) == SAE_OK, "a row is encoded");
     fuzz_need(indptr[0] == 0 && indptr[1] >= 0 && indptr[1] <= info->d_sae, "a row has at most d_sae codes");

@@ -7,12 +7,16 @@
 enum { TAIL = 24, MOST_ROWS = 5, MOST_EDITS = 4, GAP = 6, WIDE = 16 };
 
 static sae_error err = {.struct_size = sizeof err};
+static sae_status status;
 
-/* Fills a struct of `bytes` and a tail that no library knows, and says in its first field any size up to both; mostly the true one. */
+/* Fills a struct of `bytes` and a tail that no library knows, and says in its first field any size up to both, mostly the true one; a
+ * smaller one does not cut a pointer in two, which no caller's sizeof does. */
 static void fill(input *in, void *to, size_t bytes)
 {
     const uint8_t kind = input_byte(in);
-    const uint32_t says = kind & 1 ? (uint32_t)(input_byte(in) % (bytes + TAIL + 1)) : (uint32_t)bytes;
+    uint32_t says = kind & 1 ? (uint32_t)(input_byte(in) % (bytes + TAIL + 1)) : (uint32_t)bytes;
+    if (says < bytes)
+        says &= ~7u;
     input_take(in, to, bytes);
     memset((char *)to + bytes, 0, TAIL);
     if (kind & 2)
@@ -20,10 +24,10 @@ static void fill(input *in, void *to, size_t bytes)
     memcpy(to, &says, sizeof says);
 }
 
-/* A status that a function may give: failure with a sentence, or neither. */
-static void checked(sae_status status, const void *out)
+/* What a constructor may leave: an object, or a failure with a sentence. */
+static void made(const void *object)
 {
-    fuzz_need((status == SAE_OK) == (out != NULL), "an object or an error, never both");
+    fuzz_need((status == SAE_OK) == (object != NULL), "an object or an error, never both");
     fuzz_need(status == err.status && (status == SAE_OK) == (*err.text == 0), "an error has a sentence");
 }
 
@@ -61,7 +65,8 @@ static void try_env(input *in)
     s.o.run_user = NULL;
     s.o.log = NULL;
     sae_env *env = NULL;
-    checked(sae_env_create(&env, &s.o, &err), env);
+    status = sae_env_create(&env, &s.o, &err);
+    made(env);
     fuzz_need(!env || sae_isa_available(sae_env_isa(env)) == SAE_YES, "an env has an instruction set");
     sae_env_free(env);
 }
@@ -76,7 +81,8 @@ static void try_open(input *in)
     s.o.architecture = word(in);
     s.o.normalize_activations = word(in);
     sae_model *model = NULL;
-    checked(sae_model_open(&model, fuzz_env(), "/nonexistent/sae", &s.o, &err), model);
+    status = sae_model_open(&model, fuzz_env(), "/nonexistent/sae", &s.o, &err);
+    made(model);
     fuzz_need(model == NULL, "nothing is opened from nowhere");
 }
 
@@ -111,7 +117,8 @@ static void try_create(input *in)
     s.w.b_mag = null & 64 ? NULL : numbers;
     s.w.r_mag = null & 128 ? NULL : numbers;
     sae_model *model = NULL;
-    checked(sae_model_create(&model, fuzz_env(), &s.w, &err), model);
+    status = sae_model_create(&model, fuzz_env(), &s.w, &err);
+    made(model);
     if (model) {
         float row[WIDE];
         const int32_t tensor = input_int(in, INT32_MAX);
@@ -178,19 +185,18 @@ static void try_encode(input *in)
     fill(in, &c, sizeof c.o);
     sae_ctx_bytes(model, &c.o, &bytes);
     sae_ctx *ctx = NULL;
-    checked(sae_ctx_create(&ctx, model, &c.o, &err), ctx);
-    sae_codes codes = {.struct_size = sizeof codes,
-                       .capacity = input_int(in, 2 * FUZZ_N),
-                       .indptr = indptr,
-                       .indices = indices,
-                       .values = values};
+    status = sae_ctx_create(&ctx, model, &c.o, &err);
+    made(ctx);
+    sae_codes codes = {
+        .struct_size = sizeof codes, .capacity = input_int(in, 2 * FUZZ_N), .indptr = indptr, .indices = indices, .values = values};
     const sae_status encoded = sae_encode(ctx, &codes, rows);
     fuzz_need(encoded != SAE_OK || (indptr[0] == 0 && indptr[codes.n_rows] <= codes.capacity), "codes fit the capacity");
     sae_encode_dense(ctx, dense, 0, rows);
     sae_probe *probe = NULL;
     for (int i = 0; i < FEATURES; i++)
         features[i] = input_int(in, INT32_MAX);
-    checked(sae_probe_create(&probe, model, features, at_most(input_int(in, INT32_MAX), FEATURES), &err), probe);
+    status = sae_probe_create(&probe, model, features, at_most(input_int(in, INT32_MAX), FEATURES), &err);
+    made(probe);
     sae_probe_run(probe, ctx, probed, 0, rows, input_byte(in));
     sae_probe_free(probe);
     sae_ctx_free(ctx);
@@ -228,9 +234,10 @@ static void try_steer(input *in)
         memcpy(edits + (size_t)i * step, &s, step);
     }
     const int32_t d = input_byte(in) % 8 ? FUZZ_D : at_most(input_int(in, INT32_MAX), FUZZ_D);
-    const int32_t n_slots = input_int(in, INT32_MAX);
+    const int32_t n_slots = input_int(in, 1 << 16);
     sae_plan *plan = NULL;
-    checked(sae_plan_compile(&plan, fuzz_env(), d, n_slots, (const sae_edit *)(void *)edits, n, &err), plan);
+    status = sae_plan_compile(&plan, fuzz_env(), d, n_slots, (const sae_edit *)(void *)edits, n, &err);
+    made(plan);
     const size_t needed = plan ? sae_plan_scratch_bytes(plan) : 0;
     const size_t bytes = input_byte(in) % 4 ? needed : needed / 2;
     char *scratch = malloc(bytes + 1);
@@ -254,7 +261,8 @@ static void try_distance(input *in)
     float query[FUZZ_D], cosines[MOST], pairs[MOST * MOST];
     sae_index *index = NULL;
     sae_model *model = fuzz_model(input_byte(in));
-    checked(sae_index_create(&index, model, input_int(in, INT32_MAX), &err), index);
+    status = sae_index_create(&index, model, input_int(in, INT32_MAX), &err);
+    made(index);
     const size_t needed = index ? sae_index_scratch_bytes(index) : 0;
     const size_t bytes = input_byte(in) % 4 ? needed : needed / 2;
     char *scratch = malloc(bytes + 1);

@@ -37,10 +37,18 @@ static void mutate(const uint8_t *data, size_t size)
     for (uint32_t n = pick(4) + 1; n; n--) {
         uint8_t *at = copy + pick((uint32_t)size);
         switch (pick(4)) {
-        case 0: *at ^= (uint8_t)(1u << pick(8)); break;
-        case 1: *at = edges[pick(sizeof edges)]; break;
-        case 2: *at = (uint8_t)pick(256); break;
-        default: size = pick(8) ? size : (size_t)(at - copy) + 1; break;
+        case 0:
+            *at ^= (uint8_t)(1u << pick(8));
+            break;
+        case 1:
+            *at = edges[pick(sizeof edges)];
+            break;
+        case 2:
+            *at = (uint8_t)pick(256);
+            break;
+        default:
+            size = pick(8) ? size : (size_t)(at - copy) + 1;
+            break;
         }
     }
     run(copy, size);

@@ -1,4 +1,7 @@
-"""Writes the seeds of fuzz_open: one small SAELens folder of every architecture, packed as fuzz_open.c reads them. Usage: seeds.py FOLDER"""
+"""Writes the seeds of fuzz_open: one small SAELens folder of every architecture, packed as fuzz_open.c reads them.
+
+Usage: seeds.py FOLDER
+"""
 
 from __future__ import annotations
 

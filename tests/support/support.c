@@ -657,7 +657,8 @@ void refusal(int line, sae_status got, sae_status want, const char *sentence, co
 void *resized(const void *src, size_t src_bytes, size_t bytes, unsigned char last)
 {
     const uint32_t struct_size = (uint32_t)bytes;
-    unsigned char *p = calloc(1, bytes < sizeof struct_size ? sizeof struct_size : bytes); /* not a byte more: a sanitizer sees reads past it */
+    unsigned char *p =
+        calloc(1, bytes < sizeof struct_size ? sizeof struct_size : bytes); /* not a byte more: a sanitizer sees reads past it */
     ck_assert_ptr_nonnull(p);
     memcpy(p, src, src_bytes < bytes ? src_bytes : bytes);
     if (bytes > src_bytes)
@@ -715,7 +716,8 @@ bool codes_same(const sae_codes *a, const sae_codes *b)
         return false;
     const size_t n = (size_t)a->indptr[rows];
     return !memcmp(a->indices, b->indices, n * sizeof *a->indices) && !memcmp(a->values, b->values, n * sizeof *a->values) &&
-           !memcmp(a->row_scale, b->row_scale, rows * sizeof *a->row_scale) && !memcmp(a->row_shift, b->row_shift, rows * sizeof *a->row_shift);
+           !memcmp(a->row_scale, b->row_scale, rows * sizeof *a->row_scale) &&
+           !memcmp(a->row_shift, b->row_shift, rows * sizeof *a->row_shift);
 }
 
 sae_ctx *ctx_make(sae_model *model, int32_t max_rows)

@@ -17,7 +17,7 @@ typedef struct rng {
 } rng;
 
 uint64_t rng_bits(rng *r);
-uint32_t rng_below(rng *r, uint32_t n);    /* 0 .. n-1 */
+uint32_t rng_below(rng *r, uint32_t n); /* 0 .. n-1 */
 double rng_between(rng *r, double a, double b);
 
 /* About normal, on a grid that f32, f16 and bf16 all hold exactly: one model can be stored in all three. */
@@ -40,8 +40,8 @@ typedef struct heap {
     atomic_long asked;       /* allocations asked for so far */
     atomic_long live_blocks; /* given and not yet taken back */
     atomic_long live_bytes;
-    atomic_long fail_at;     /* number of the allocation that fails, from 0; -1 = none */
-    atomic_bool persistent;  /* every later one fails too */
+    atomic_long fail_at;    /* number of the allocation that fails, from 0; -1 = none */
+    atomic_bool persistent; /* every later one fails too */
     atomic_long failed;
 } heap;
 
@@ -53,8 +53,8 @@ void heap_free(void *user, void *p, size_t bytes, size_t align);
 
 int32_t run_forwards(void *user, void *job, sae_task task, uint32_t n);
 int32_t run_backwards(void *user, void *job, sae_task task, uint32_t n);
-int32_t run_shuffled(void *user, void *job, sae_task task, uint32_t n);     /* the worker changes too: max_workers >= 3 */
-int32_t run_thread_each(void *user, void *job, sae_task task, uint32_t n);  /* one thread per task, THREADS_AT_ONCE under way */
+int32_t run_shuffled(void *user, void *job, sae_task task, uint32_t n);    /* the worker changes too: max_workers >= 3 */
+int32_t run_thread_each(void *user, void *job, sae_task task, uint32_t n); /* one thread per task, THREADS_AT_ONCE under way */
 enum { THREADS_AT_ONCE = 4 };
 
 /* Runs half of the tasks and fails, unless *(int *)user > 0, which is then counted down and the run succeeds. */
@@ -74,10 +74,10 @@ void fp_flush(void);    /* denormal results, and on x86 operands, become zero; f
 /* ---- seeded models in memory ---- */
 
 typedef struct planted {
-    sae_weights weights;  /* as sae_model_create takes it */
-    float *enc, *dec;     /* by feature: [d_sae][d_in], [d_sae][d_out] */
+    sae_weights weights; /* as sae_model_create takes it */
+    float *enc, *dec;    /* by feature: [d_sae][d_in], [d_sae][d_out] */
     float *b_enc, *b_dec, *threshold, *b_gate, *b_mag, *r_mag;
-    void *blocks[2];      /* what w_enc and w_dec point into, at odd addresses */
+    void *blocks[2]; /* what w_enc and w_dec point into, at odd addresses */
 } planted;
 
 /* Fill shape.arch, dtype, flags, d_in, d_sae, d_out, k, norm, norm_scaling_factor; struct_size and the pointers are set here. Models of
@@ -106,33 +106,33 @@ void answer_decode_double(const planted *p, const double *dense, const float *x,
 void refusal(int line, sae_status got, sae_status want, const char *sentence, const char *words);
 
 /* A call that takes `err`, a sae_error of the test: the sentence must be there, and not be left over from before. */
-#define REFUSED(want, words, call)                                                     \
-    do {                                                                               \
+#define REFUSED(want, words, call)                                                       \
+    do {                                                                                 \
         err = (sae_error){.struct_size = sizeof err, .status = 99, .text = "untouched"}; \
-        const sae_status got_ = (call);                                                \
-        ck_assert_int_eq(err.status, got_);                                            \
-        refusal(__LINE__, got_, want, err.text, words);                                \
+        const sae_status got_ = (call);                                                  \
+        ck_assert_int_eq(err.status, got_);                                              \
+        refusal(__LINE__, got_, want, err.text, words);                                  \
     } while (0)
 
 /* The same for success: the sentence is empty. */
-#define ACCEPTED(call)                                                                                     \
-    do {                                                                                                   \
-        err = (sae_error){.struct_size = sizeof err, .status = 99, .text = "untouched"};                     \
-        const sae_status got_ = (call);                                                                    \
+#define ACCEPTED(call)                                                                                         \
+    do {                                                                                                       \
+        err = (sae_error){.struct_size = sizeof err, .status = 99, .text = "untouched"};                       \
+        const sae_status got_ = (call);                                                                        \
         ck_assert_msg(got_ == SAE_OK && !err.status && !*err.text, "%s: %s", sae_status_name(got_), err.text); \
     } while (0)
 
 /* A call on a ctx. */
-#define CTX_REFUSED(want, words, ctx, call)                        \
-    do {                                                           \
-        const sae_status got_ = (call);                            \
-        refusal(__LINE__, got_, want, sae_ctx_error(ctx), words);  \
+#define CTX_REFUSED(want, words, ctx, call)                       \
+    do {                                                          \
+        const sae_status got_ = (call);                           \
+        refusal(__LINE__, got_, want, sae_ctx_error(ctx), words); \
     } while (0)
 
-#define CTX_ACCEPTED(ctx, call)                                                                                        \
-    do {                                                                                                               \
-        const sae_status got_ = (call);                                                                                \
-        ck_assert_msg(got_ == SAE_OK && !*sae_ctx_error(ctx), "%s: %s", sae_status_name(got_), sae_ctx_error(ctx));     \
+#define CTX_ACCEPTED(ctx, call)                                                                                     \
+    do {                                                                                                            \
+        const sae_status got_ = (call);                                                                             \
+        ck_assert_msg(got_ == SAE_OK && !*sae_ctx_error(ctx), "%s: %s", sae_status_name(got_), sae_ctx_error(ctx)); \
     } while (0)
 
 /* A struct at the end of a block that is `bytes` long and says so: short, or long with a tail whose last byte is `last`. free() it. */

@@ -17,9 +17,7 @@ class Handle:
 
     __slots__ = ("__weakref__", "_address", "_closed", "_free", "_keep", "_lock", "_name", "_parents", "_users")
 
-    def __init__(
-        self, address: int, free: Callable[[int], None], name: str, parents: Iterable[Handle] = (), keep: Any = None
-    ) -> None:
+    def __init__(self, address: int, free: Callable[[int], None], name: str, parents: Iterable[Handle] = (), keep: Any = None) -> None:
         self._address: int | None = address
         self._free = free
         self._name = name

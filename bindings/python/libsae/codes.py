@@ -60,9 +60,7 @@ class Codes:
             )
         self._take(indptr, indices, values, int32(d_sae, "d_sae"), row_scale, row_shift)
 
-    def _take(
-        self, indptr: Array, indices: Array, values: Array, d_sae: int, row_scale: Array | None, row_shift: Array | None
-    ) -> None:
+    def _take(self, indptr: Array, indices: Array, values: Array, d_sae: int, row_scale: Array | None, row_shift: Array | None) -> None:
         """Arrays that are known to be right."""
         self._indptr, self._indices, self._values = indptr, indices, values
         self._row_scale, self._row_shift = row_scale, row_shift
@@ -101,22 +99,27 @@ class Codes:
 
     @property
     def indptr(self) -> Array:
+        """int64 [n_rows + 1]: where each row starts, and the end."""
         return self._indptr[: self.n_rows + 1]
 
     @property
     def indices(self) -> Array:
+        """int32 [n]: feature numbers, ascending within a row."""
         return self._indices[: self._indptr[self.n_rows]]
 
     @property
     def values(self) -> Array:
+        """float32 [n]: their codes."""
         return self._values[: self._indptr[self.n_rows]]
 
     @property
     def row_scale(self) -> Array | None:
+        """float32 [n_rows] or None, see above."""
         return None if self._row_scale is None else self._row_scale[: self.n_rows]
 
     @property
     def row_shift(self) -> Array | None:
+        """float32 [n_rows] or None, see above."""
         return None if self._row_shift is None else self._row_shift[: self.n_rows]
 
     @property

@@ -13,9 +13,7 @@ from ._handle import Handle
 from ._lib import create, lib, struct
 from .errors import ArgError
 
-_ISAS = {
-    name[len("SAE_ISA_") :].lower(): value for name, value in vars(_abi).items() if name.startswith("SAE_ISA_")
-}
+_ISAS = {name[len("SAE_ISA_") :].lower(): value for name, value in vars(_abi).items() if name.startswith("SAE_ISA_")}
 
 
 def constant(table: Mapping[Any, int], value: Any, name: str) -> int:

@@ -43,7 +43,10 @@ class Oracle:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        draw = lambda *shape: (rng.standard_normal(shape) / np.sqrt(self.d_in)).astype(np.float32)  # noqa: E731
+
+        def draw(*shape: int) -> Array:
+            return (rng.standard_normal(shape) / np.sqrt(self.d_in)).astype(np.float32)
+
         self.W_enc = CAST[self.dtype](draw(self.d_in, self.d_sae))
         self.W_dec = CAST[self.dtype](draw(self.d_sae, self.d_in))
         self.vectors = {"b_dec": draw(self.d_in)}
