@@ -3,7 +3,7 @@
 # with torch and SAELens. Output goes to $B/log/NAME; a line per item, then "N passed, N failed". A failing item's log is shown.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-B=${B:-build}
+B=$(realpath -m "${B:-build}") # absolute: tests change folders
 logs=$B/log
 mkdir -p "$logs"
 total_passed=0
@@ -79,7 +79,7 @@ everything() {
 
 ecosystem() {
     if ls bindings/python/libsae/__init__.py >/dev/null 2>&1; then
-        item ecosystem env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python:tests/ecosystem SAE="$PWD/$B/sae" \
+        item ecosystem env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" \
             "$B/venv-ecosystem/bin/python" -m pytest -q tests/ecosystem
     else
         echo "skip: the comparison with SAELens needs the Python package"
