@@ -45,7 +45,7 @@ sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_t first,
         return saei_fail(err, SAE_E_ARG, "tensor = %d is not one of SAE_W_ENC .. SAE_THRESHOLD", (int)tensor);
     const int64_t rows = tensor == SAE_B_DEC ? model->parts.d_out : model->parts.d_sae;
     if (first < 0 || n < 0 || first > rows || n > rows - first)
-        return saei_fail(err, SAE_E_ARG, "rows %lld .. %lld asked for, the tensor has %lld", (long long)first, (long long)first + n - 1,
+        return saei_fail(err, SAE_E_ARG, "%lld rows from row %lld on: the tensor has %lld rows", (long long)n, (long long)first,
                          (long long)rows);
     if (tensor >= SAE_B_ENC) {
         read_vector(model, tensor, first, n, out);

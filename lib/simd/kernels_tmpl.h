@@ -1,6 +1,7 @@
 /* Every kernel, once, in the vocabulary of a vec_<isa>.h that the including file has chosen:
  *   V            a vector of VN floats
  *   v_zero v_set1 v_add v_mul v_fma(a, b, c) = a*b + c, fused
+ *   v_set1_at(p, i)       p[i] in all lanes; i < PANEL_MR is a constant and p[0 .. PANEL_MR-1] may be read
  *   v_load v_store (any alignment), v_load_f16 v_load_bf16 (widen exactly), v_store_f16 v_store_bf16 (round to even)
  *   v_load*_n v_store_n   the first n < VN elements: zeros in the other lanes, memory past them untouched
  *   v_gt v_finite         bit i = lane i
@@ -253,7 +254,7 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
         }
         UNROLL
         for (int r = 0; r < mr; r++) {
-            const V x = v_set1(xp[r]);
+            const V x = v_set1_at(xp, r);
             UNROLL
             for (int v = 0; v < PANEL_NV; v++)
                 a[r][v] = v_fma(b[v], x, a[r][v]);

@@ -23,6 +23,10 @@ static inline V v_set1(float f)
 {
     return _mm512_set1_ps(f);
 }
+static inline V v_set1_at(const float *p, int i)
+{
+    return _mm512_set1_ps(p[i]);
+}
 static inline V v_load(const void *p)
 {
     return _mm512_loadu_ps(p);

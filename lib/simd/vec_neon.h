@@ -20,6 +20,10 @@ static inline V v_set1(float f)
 {
     return vdupq_n_f32(f);
 }
+static inline V v_set1_at(const float *p, int i) /* one load for four of them, and a multiply by element */
+{
+    return vdupq_n_f32(vld1q_f32(p + i / 4 * 4)[i % 4]);
+}
 static inline V v_load(const void *p)
 {
     return vreinterpretq_f32_u8(vld1q_u8(p));

@@ -18,6 +18,10 @@ static inline V v_set1(float f)
 {
     return f;
 }
+static inline V v_set1_at(const float *p, int i)
+{
+    return p[i];
+}
 static inline V v_load(const void *p)
 {
     return saei_load(p, SAE_F32);
