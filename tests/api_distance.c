@@ -270,6 +270,11 @@ START_TEST(pairs)
                     ck_assert(got >= -1.0f && got <= 1.0f);
             }
     }
+    for (int32_t j = 0; j < N; j++) { /* a row with itself: the rounded dot may be longer than the norms say */
+        const int32_t twice[] = {j, j};
+        ACCEPTED(sae_index_pairs(by[SAE_BY_ENCODER], out, SAE_COSINE, twice, 2, scratch, bytes, &err));
+        ck_assert_msg(out[1] <= 1.0f && out[1] > 0.999999f, "feature %d: cosine %.9g with itself", j, (double)out[1]);
+    }
     const sae_index *index = by[SAE_BY_DECODER];
     static const int32_t outside[] = {5, N};
     REFUSED(SAE_E_ARG, "index is NULL", sae_index_pairs(NULL, out, SAE_L2, features, M, scratch, bytes, &err));

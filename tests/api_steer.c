@@ -310,8 +310,11 @@ END_TEST
 /* The scratch needs no alignment, and not a byte beside it is written. */
 START_TEST(apply_scratch)
 {
-    const sae_edit edits[] = {feature_edit(SAE_SET, 3, 1.0f), vector_edit(SAE_MIN, 1.0f)};
-    steered s = compile(1, edits, 2);
+    p.weights.arch = SAE_TOPK;
+    sae_model *topk = planted_model(&p, env);
+    sae_edit edits[] = {feature_edit(SAE_SET, 3, 1.0f), vector_edit(SAE_MIN, 1.0f), feature_edit(SAE_SCALE, 4, 3.0f)};
+    edits[2].model = topk;
+    steered s = compile(1, edits, LENGTH(edits));
     float *want = malloc(ROWS * D * sizeof *want), *got = malloc(ROWS * D * sizeof *got);
     memcpy(want, x, ROWS * D * sizeof *x);
     sae_rows rows = rows_plain(want, ROWS, D);
@@ -331,6 +334,7 @@ START_TEST(apply_scratch)
     free(want);
     free(got);
     end(&s);
+    sae_model_free(topk);
 }
 END_TEST
 

@@ -92,7 +92,7 @@ typedef struct census {
     atomic_int ran[MOST_TASKS];
     atomic_int inside[1024];
     atomic_int shared, too_high;
-    uint32_t workers;
+    uint32_t workers, nap;
 } census;
 
 static void count_task(void *job, uint32_t i, uint32_t worker)
@@ -102,6 +102,8 @@ static void count_task(void *job, uint32_t i, uint32_t worker)
         atomic_fetch_add(&c->too_high, 1);
     else if (atomic_fetch_add(&c->inside[worker], 1))
         atomic_fetch_add(&c->shared, 1);
+    if (c->nap)
+        usleep(c->nap); /* so that tasks overlap, whatever else the machine has to do */
     atomic_fetch_add(&c->ran[i], 1);
     if (worker < c->workers)
         atomic_fetch_sub(&c->inside[worker], 1);
@@ -163,6 +165,7 @@ START_TEST(pool_runs_all_once)
     ck_assert_uint_eq(sae_pool_threads(pool), threads);
     for (size_t s = 0; s < LENGTH(sizes); s++) {
         census *c = census_new(threads);
+        c->nap = sizes[s] <= 64 ? 500 : 0;
         ck_assert_int_eq(sae_pool_run(pool, c, count_task, sizes[s]), 0);
         census_check(c, sizes[s]);
         free(c);
@@ -197,14 +200,20 @@ typedef struct caller {
     bool right;
 } caller;
 
+static void nap_and_add_task(void *job, uint32_t i, uint32_t worker)
+{
+    usleep(20);
+    add_task(job, i, worker);
+}
+
 static void *call_pool(void *arg)
 {
-    enum { RUNS = 300 };
+    enum { RUNS = 40 };
     caller *c = arg;
     long sums[64] = {0};
     c->right = true;
     for (int i = 0; i < RUNS; i++) {
-        sae_pool_run(c->pool, sums, add_task, c->n);
+        sae_pool_run(c->pool, sums, nap_and_add_task, c->n);
         for (uint32_t k = 0; k < 64; k++)
             c->right &= sums[k] == (k < c->n ? i + 1 : 0);
     }
