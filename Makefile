@@ -49,7 +49,7 @@ say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 pkg  = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo yes),$(shell $(PKG_CONFIG) $(1) $(2)),$(error \
     $(PKG_CONFIG) does not find $(2): scripts/install-deps.sh installs what is missing, or names the packages))
 # `make check` and `make demo` work alone on a fresh machine: what is missing is installed before anything is compiled.
-DEPS := $(if $(filter check demo bench fuzz,$(MAKECMDGOALS)),deps)
+DEPS := $(if $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)),deps)
 
 .DEFAULT_GOAL := all
 all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
@@ -76,14 +76,14 @@ $(B)/$(SONAME): $(LIB_OBJ) lib/libsae.map
 	$(Q)ln -sf $(SONAME) $(B)/libsae.so
 
 # The tool sees the public headers and the shared library, as any program would.
-$(B)/src/%.o: EXTRA = $(call pkg,--cflags,jansson minizip)
+$(B)/src/%.o: EXTRA = $(call pkg,--cflags,jansson minizip zlib)
 $(B)/src/%.o: src/%.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(COMPILE) $(EXTRA) -c -o $@ $<
 $(B)/sae: $(TOOL_OBJ) $(B)/$(SONAME)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $(TOOL_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson minizip) -lm -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
+	$(Q)$(LINK) -o $@ $(TOOL_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson minizip zlib) -lm -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
 
 # ---- tests ----
 $(B)/tests/%.o: EXTRA = $(if $(filter $(B)/tests/api_%,$@),,-Ilib) -Itests
@@ -120,13 +120,14 @@ $(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(B)/fuzz/tests/
 
 check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
-check-c: all $(C_TESTS) ## run the C tests alone (also with SAN=...)
+check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
 check-ecosystem: all $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
-	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && $(B)/fuzz/$$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -verbosity=0 \
-	    -print_final_stats=1 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
+	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
+	    $(B)/fuzz/$$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -verbosity=0 -print_final_stats=1 \
+	        -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
 bench: all $(B)/venv-bench/ready ## measure libsae and its peers; writes $(B)/bench.json
 	$(Q)$(B)/venv-bench/bin/python bench/run.py --build $(B)
 demo: all ## install what is missing, build, and show the main job
@@ -134,16 +135,18 @@ demo: all ## install what is missing, build, and show the main job
 	$(Q)$(B)/demo
 storeabi: $(B)/$(SONAME) ## record the ABI of this release
 	$(Q)tests/scripts/check-abi.sh $(B) store
-format: $(B)/venv/ready ## lay out all C files as .clang-format says
+format: $(B)/venv/ready ## lay out C as .clang-format says and Python as ruff.toml does
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' | xargs $(B)/venv/bin/clang-format -i
+	$(Q)$(B)/venv/bin/ruff format -q .
 deps:
-	$(Q)scripts/install-deps.sh $(or $(filter check bench fuzz,$(MAKECMDGOALS)),build)
+	$(Q)scripts/install-deps.sh $(filter-out demo,$(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)))
 
-VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -q --disable-pip-version-check install -r $< && touch $@
+VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -qq --disable-pip-version-check install -r $< && touch $@
 $(B)/venv/ready: tests/requirements.txt | $(DEPS)
 	$(VENV)
+# Large: where it cannot be had, tests/run.sh says that the comparison is skipped.
 $(B)/venv-ecosystem/ready: tests/ecosystem/requirements.txt | $(DEPS)
-	$(VENV)
+	$(VENV) || rm -f $@
 $(B)/venv-bench/ready: bench/requirements.txt | $(DEPS)
 	$(VENV)
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what libsae needs and this machine lacks. Usage: install-deps.sh [build|check|fuzz|bench]...
+# Installs what libsae needs and this machine lacks. Usage: install-deps.sh [build|check|check-ecosystem|fuzz|bench]...
 #   build  the library, the tool and the demo (the default; the others include it)
-#   check  every test            fuzz  the fuzzers            bench  the peers that are libraries of the system
+#   check, check-ecosystem, fuzz, bench  what the goals of make with these names need besides
 # On Debian and Ubuntu with apt-get, as root or through sudo, without questions; elsewhere it names the packages. Looks for the thing, not for the
 # package, so it keeps quiet where all is there, however it came.
 set -eu
@@ -50,6 +50,7 @@ for_build() {
     need pkg-config pkgconf pkgconf pkgconf have "${PKG_CONFIG:-pkg-config}"
     need libjansson-dev jansson-devel jansson jansson-dev pkg jansson
     need libminizip-dev minizip-compat-devel minizip minizip-dev pkg minizip
+    need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib # minizip's headers include zlib.h
 }
 
 for_fuzz() {
@@ -63,6 +64,10 @@ clang_runtime() {
     fi
 }
 
+for_python() {
+    need 'python3 python3-venv' python3 python python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
+}
+
 for_check() {
     need g++ gcc-c++ gcc g++ builds "$main" "${CXX:-c++}"
     need check check-devel check check-dev pkg check
@@ -71,14 +76,14 @@ for_check() {
     need qemu-user qemu-user qemu-user 'qemu-aarch64 qemu-x86_64' have qemu-aarch64
     need 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc '' \
         builds "$main" "${CROSS_CC:-aarch64-linux-gnu-gcc}" -static
-    need 'python3 python3-venv' python3 python python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
+    for_python
     for_fuzz
 }
 
 for_bench() {
     need libblis-serial-dev blis-devel blis '' builds "#include <blis.h>
 $main" "${CC:-cc}" -fsyntax-only
-    need 'python3 python3-venv' python3 python python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
+    for_python
 }
 
 for_build
@@ -86,8 +91,9 @@ for part in "$@"; do
     case $part in
     build) ;;
     check | fuzz | bench) "for_$part" ;;
+    check-ecosystem) for_python ;;
     *)
-        echo 'usage: install-deps.sh [build|check|fuzz|bench]...' >&2
+        echo 'usage: install-deps.sh [build|check|check-ecosystem|fuzz|bench]...' >&2
         exit 2
         ;;
     esac

@@ -1,96 +1,119 @@
 #!/usr/bin/env bash
-# Runs tests and counts them: `tests/run.sh c` the C programs of $B, `all` those and everything else of `make check`, `ecosystem` the comparison
-# with torch and SAELens. Output goes to $B/log/NAME; a line per item, then "N passed, N failed". A failing item's log is shown.
+# Runs what make has built in $B, and counts. Usage: tests/run.sh c|all|ecosystem
+#   c  the C programs        all  those and everything else of `make check`        ecosystem  the comparison with torch and SAELens
+# An item is a command; what it says goes to $B/log/NAME, and is shown when it fails. Closes with "N passed, N failed".
 set -u
 cd "$(dirname "$0")/.." || exit 1
 B=$(realpath -m "${B:-build}") # absolute: tests change folders
+python=$B/venv/bin/python
 logs=$B/log
 mkdir -p "$logs"
 total_passed=0
 total_failed=0
 
-# Sums what Check, pytest and our own programs say; an item that says nothing counts as one.
+# Every kind of closing line that our tests have: Check, pytest, and "N passed, N failed" of everything else.
 count() {
-    sed -nE \
-        -e 's/^[0-9]+%: Checks: ([0-9]+), Failures: ([0-9]+), Errors: ([0-9]+)$/c \1 \2 \3/p' \
-        -e 's/^([0-9]+) passed, ([0-9]+) failed.*$/o \1 \2/p' \
-        -e 's/^(=+ )?([0-9]+) failed, ([0-9]+) passed.* in [0-9.]+s.*$/o \3 \2/p' \
-        -e 's/^(=+ )?([0-9]+) passed.* in [0-9.]+s.*$/o \2 0/p' "$1" |
-        awk '$1=="c"{p+=$2-$3-$4; f+=$3+$4} $1=="o"{p+=$2; f+=$3} END{print p+0, f+0}'
+    awk '
+        /^[0-9]+%: Checks: [0-9]+, Failures: [0-9]+, Errors: [0-9]+$/ { gsub(/[^0-9 ]/, ""); passed += $2 - $3 - $4; failed += $3 + $4 }
+        /^([a-z-]+: )?[0-9]+ passed, [0-9]+ failed$/ { sub(/^[a-z-]+: /, ""); passed += $1; failed += $3 }
+        /^(=+ )?[0-9]+ [a-z]+.* in [0-9.]+s/ {
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^passed/) passed += $(i - 1)
+                if ($i ~ /^(failed|errors?)/) failed += $(i - 1)
+            }
+        }
+        END { print passed + 0, failed + 0 }' "$1"
 }
 
-item() {
-    local name=$1 rc=0 passed failed
+item() { # item NAME COMMAND...
+    local name=$1 rc=0 passed failed began=$SECONDS
+    local log=$logs/$name
     shift
-    "$@" >"$logs/$name" 2>&1 </dev/null || rc=$?
-    read -r passed failed < <(count "$logs/$name")
-    if [ $rc -ne 0 ] && [ "$failed" = 0 ]; then failed=1; fi
-    if [ "$passed" = 0 ] && [ "$failed" = 0 ]; then passed=1; fi
+    "$@" >"$log" 2>&1 </dev/null || rc=$?
+    read -r passed failed < <(count "$log")
+    if [ "$passed" = 0 ] && [ "$failed" = 0 ] && ! grep -qE '^skip|skipped' "$log"; then
+        failed=1
+        echo "$name ran no test" >>"$log"
+    elif [ $rc -ne 0 ] && [ "$failed" = 0 ]; then
+        failed=1
+    fi
     total_passed=$((total_passed + passed))
     total_failed=$((total_failed + failed))
     if [ "$failed" = 0 ]; then
-        printf '  ok    %-28s %5d\n' "$name" "$passed"
-        grep -h '^skip' "$logs/$name"
+        printf '  ok    %-28s %6d passed %5d s\n' "$name" "$passed" $((SECONDS - began))
+        grep '^skip' "$log"
     else
-        printf '  FAIL  %-28s %5d passed, %d failed (exit %d)\n' "$name" "$passed" "$failed" "$rc"
-        tail -n 40 "$logs/$name" | sed 's/^/      /'
+        printf '  FAIL  %-28s %6d passed, %d failed, exit %d: %s\n' "$name" "$passed" "$failed" "$rc" "$log"
+        tail -n 40 "$log" | sed 's/^/        /'
     fi
 }
 
-c_tests() {
-    local test name
-    for test in tests/test_*.c tests/api_*.c; do
-        [ -e "$test" ] || continue
-        name=$(basename "$test" .c)
+c_programs() {
+    local source name
+    for source in tests/test_*.c tests/api_*.c; do
+        name=$(basename "$source" .c)
         case $name in
         test_bits) item "$name" "$B/tests/$name" tests/golden/bits.txt ;;
         *) item "$name" "$B/tests/$name" ;;
         esac
     done
+    for source in tests/fuzz/fuzz_*.c; do
+        name=$(basename "$source" .c)
+        item "$name" "$B/tests/fuzz/$name" "tests/fuzz/corpus/$name"
+    done
 }
 
-# The core programs where other instruction sets are in charge: the bits must not move.
+# The core where other processors are in charge: aarch64, x86-64 before AVX, and one with AVX2 but no AVX-512.
 emulated() {
-    local program cpu
-    for program in test_kernels test_bits; do
-        [ -e "$B/aarch64/$program" ] || continue
-        item "$program-aarch64" qemu-aarch64 "$B/aarch64/$program" tests/golden/bits.txt
+    local name cpu
+    for name in test_kernels test_bits; do
+        item "$name-aarch64" qemu-aarch64 "$B/aarch64/$name" tests/golden/bits.txt
         [ "$(uname -m)" = x86_64 ] || continue
         for cpu in Nehalem Haswell; do
-            item "$program-$cpu" qemu-x86_64 -cpu $cpu "$B/tests/$program" tests/golden/bits.txt
+            item "$name-$cpu" qemu-x86_64 -cpu $cpu "$B/tests/$name" tests/golden/bits.txt
         done
+    done
+}
+
+tool() {
+    local script
+    for script in tests/cli/*.sh; do
+        item "cli-$(basename "$script" .sh)" env SAE="$B/sae" PYTHON="$python" bash "$script"
     done
 }
 
 everything() {
     local script
-    c_tests
+    c_programs
+    tool
+    # A library with a sanitizer in it fits into no other program, and its symbols are not those of a release.
+    if [ -n "${SAN:-}" ]; then return; fi
     emulated
     for script in tests/scripts/check-*.sh; do
         item "$(basename "$script" .sh)" bash "$script" "$B"
     done
-    for script in tests/cli/*.sh; do
-        item "cli-$(basename "$script" .sh)" env SAE="$B/sae" PYTHON="$B/venv/bin/python" bash "$script"
-    done
-    if [ -d bindings/python/tests ]; then
-        item python env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python "$B/venv/bin/python" -m pytest -q bindings/python/tests
-    fi
+    item python env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider bindings/python/tests
+    if [ -z "${SAE_TEST_DATA:-}" ]; then echo 'skip: SAEs trained on real activations (make check SAE_TEST_DATA=DIR)'; fi
+    echo 'skip: the comparison with torch and SAELens, which need large packages (make check-ecosystem)'
 }
 
 ecosystem() {
-    if ls bindings/python/libsae/__init__.py >/dev/null 2>&1; then
-        item ecosystem env LIBSAE_LIBRARY="$(realpath "$B/libsae.so")" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" \
-            "$B/venv-ecosystem/bin/python" -m pytest -q tests/ecosystem
-    else
-        echo "skip: the comparison with SAELens needs the Python package"
+    if [ ! -e "$B/venv-ecosystem/ready" ]; then
+        echo "skip: the comparison with SAELens, because pip could not install tests/ecosystem/requirements.txt"
+        return
     fi
+    item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" \
+        "$B/venv-ecosystem/bin/python" -m pytest -q -p no:cacheprovider tests/ecosystem
 }
 
-case ${1:-all} in
-c) c_tests ;;
+case ${1:-} in
+c) c_programs ;;
 all) everything ;;
 ecosystem) ecosystem ;;
+*)
+    echo 'usage: tests/run.sh c|all|ecosystem' >&2
+    exit 2
+    ;;
 esac
-if [ -z "${SAE_TEST_DATA:-}" ] && [ "${1:-all}" = all ]; then echo "skip: real activations (make check SAE_TEST_DATA=DIR)"; fi
 echo "$total_passed passed, $total_failed failed"
 [ $total_failed -eq 0 ]

@@ -18,12 +18,12 @@ verdict() { # verdict SENTENCE STATUS good|bad
     fi
 }
 
-# files GLOB...: those of the repository, or of a tree without one.
+# files GLOB...: those of the repository, or of a tree that came without one.
 files() {
-    git ls-files -co --exclude-standard -- "$@" 2>/dev/null || {
-        local glob
-        for glob in "$@"; do find . -path "./$build" -prune -o -type f -path "./$glob" -print; done
-    }
+    local glob
+    git ls-files -co --exclude-standard -- "$@" 2>/dev/null || for glob in "$@"; do
+        find .ci bench bindings examples include lib scripts src tests -path "$glob" -type f
+    done
 }
 
 while read -r file; do
