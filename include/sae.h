@@ -5,7 +5,7 @@
  *  - Handles are opaque. `*_create` and `*_open` hand a new reference to the caller, who gives it back with the
  *    matching `*_free`. `*_free(NULL)` does nothing, and frees may come in any order: children keep their parents alive.
  *  - `out` comes first in constructors and is set to NULL when they fail. Nothing is ever half made.
- *  - A struct that opens with `struct_size` grows only at its end. Zero it, set `struct_size = sizeof it`; a zero field
+ *  - A struct that opens with `struct_size` grows only at its end. Zero it, set `struct_size = sizeof it` (no other number); a zero field
  *    means the default. A larger struct whose unknown tail is not zero is refused with SAE_E_VERSION.
  *  - Sizes in bytes end in `_bytes`; everything else counts elements. Matrices are row-major, shapes are written
  *    `[n_rows][d_in]`. Rows and weights may lie at any byte alignment; every other array is aligned as C aligns its elements.

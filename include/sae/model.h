@@ -107,7 +107,7 @@ typedef struct sae_info {
     float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */
 } sae_info;
 
-/* Fills `out` (set out->struct_size first). Errors: SAE_E_ARG, SAE_E_VERSION. */
+/* Fills `out` (set out->struct_size first). Errors: SAE_E_ARG. */
 SAE_API sae_status sae_model_info(const sae_model *model, sae_info *out);
 
 /* What the file says in words. */
@@ -166,7 +166,7 @@ typedef struct sae_memory {
     int64_t panels_bytes;
 } sae_memory;
 
-/* What each form takes or would take. Errors: SAE_E_ARG, SAE_E_VERSION. */
+/* What each form takes or would take. Errors: SAE_E_ARG. */
 SAE_API sae_status sae_model_memory(const sae_model *model, sae_memory *out);
 
 SAE_API void sae_model_free(sae_model *model);
