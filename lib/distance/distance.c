@@ -10,8 +10,7 @@ struct sae_index {
     sae_model *model;
     int32_t by;
     size_t n, d;
-    double *norms;     /* [n] length of each row in the unit of the codes; a negative decoder scale shows in `sign` */
-    signed char *sign; /* [n] */
+    double *norms; /* [n] length of each row in the unit of the codes */
     size_t bytes;
 };
 
@@ -33,9 +32,7 @@ static void norms_task(void *job, uint32_t i, uint32_t worker)
     const saei_matrix m = rows_of(index);
     const size_t first = (size_t)i * SAEI_BLOCK, last = first + SAEI_BLOCK < index->n ? first + SAEI_BLOCK : index->n;
     for (size_t j = first; j < last; j++) {
-        const float scale = scale_of(index, j);
-        index->norms[j] = sqrt(saei_matrix_row_square(&m, (int32_t)j)) * fabs((double)scale);
-        index->sign[j] = scale < 0.0f ? -1 : 1;
+        index->norms[j] = sqrt(saei_matrix_row_square(&m, (int32_t)j)) * fabs((double)scale_of(index, j));
     }
     saei_fp_leave(mode);
 }
@@ -53,18 +50,13 @@ sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_e
     const size_t n = (size_t)model->parts.d_sae;
     size_t bytes = 0;
     saei_reserve(&bytes, 1, sizeof(sae_index));
-    const size_t norms = saei_reserve(&bytes, n, sizeof(double)), sign = saei_reserve(&bytes, n, 1);
+    const size_t norms = saei_reserve(&bytes, n, sizeof(double));
     unsigned char *block = saei_alloc(host, bytes);
     if (!block)
         return saei_fail(err, SAE_E_NOMEM, "no memory for an index of %zu features (%zu bytes)", n, bytes);
     sae_index *index = (sae_index *)(void *)block;
-    *index = (sae_index){model,
-                         by,
-                         n,
-                         (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in),
-                         (double *)(void *)(block + norms),
-                         (signed char *)(block + sign),
-                         bytes};
+    *index = (sae_index){
+        model, by, n, (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in), (double *)(void *)(block + norms), bytes};
     if (saei_run(host, index, norms_task, (uint32_t)((n + SAEI_BLOCK - 1) / SAEI_BLOCK))) {
         saei_dealloc(host, block, bytes);
         return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the norms of %zu features were computed", n);

@@ -65,18 +65,18 @@ static sae_status check_vector(const sae_edit *e, int64_t i, int32_t d, sae_erro
     return SAE_OK;
 }
 
-static sae_status read_edit(sae_edit *out, const void *at, int64_t i, int32_t d, int32_t n_slots, sae_error *err)
+static sae_status check_edit(const void *at, int64_t i, int32_t d, int32_t n_slots, sae_error *err)
 {
+    sae_edit e;
     sae_error inner = {0};
-    sae_status status = saei_read_struct(out, sizeof *out, at, "sae_edit", &inner);
+    sae_status status = saei_read_struct(&e, sizeof e, at, "sae_edit", &inner);
     if (status)
         return saei_fail(err, status, "edits[%lld]: %s", (long long)i, inner.text);
-    if (out->slot < 0 || out->slot >= n_slots)
-        return saei_fail(err, SAE_E_ARG, "edits[%lld]: slot = %d, the plan has slots 0 .. %d", (long long)i, (int)out->slot,
-                         (int)n_slots - 1);
-    if ((status = check_values(out, i, err)))
+    if (e.slot < 0 || e.slot >= n_slots)
+        return saei_fail(err, SAE_E_ARG, "edits[%lld]: slot = %d, the plan has slots 0 .. %d", (long long)i, (int)e.slot, (int)n_slots - 1);
+    if ((status = check_values(&e, i, err)))
         return status;
-    return out->model ? check_feature(out, i, d, err) : check_vector(out, i, d, err);
+    return e.model ? check_feature(&e, i, d, err) : check_vector(&e, i, d, err);
 }
 
 /* ---- building ---- */
@@ -85,6 +85,14 @@ static sae_status read_edit(sae_edit *out, const void *at, int64_t i, int32_t d,
 static const void *edit_at(const sae_edit *edits, int64_t i)
 {
     return (const unsigned char *)edits + (size_t)i * edits->struct_size;
+}
+
+/* Edit i, once check_all has passed it. */
+static sae_edit checked_edit(const sae_edit *edits, int64_t i)
+{
+    sae_edit e;
+    (void)saei_read_struct(&e, sizeof e, edit_at(edits, i), "sae_edit", NULL);
+    return e;
 }
 
 static bool reads_code(const sae_edit *e)
@@ -190,8 +198,8 @@ static sae_status feature_lanes(saei_group *g, const sae_edit *edits, int64_t n_
     if (!features)
         return saei_fail(err, SAE_E_NOMEM, "no memory to list %zu features", n);
     for (int64_t i = 0; i < n_edits; i++) {
-        sae_edit e;
-        if (!saei_read_struct(&e, sizeof e, edit_at(edits, i), "sae_edit", NULL) && e.slot == slot && e.model == g->model && reads_code(&e))
+        const sae_edit e = checked_edit(edits, i);
+        if (e.slot == slot && e.model == g->model && reads_code(&e))
             features[have++] = e.feature;
     }
     const sae_status status = saei_lanes_create(&g->lanes, g->model, features, have, err);
@@ -218,9 +226,7 @@ static sae_status build_slot(sae_plan *p, const sae_edit *edits, int64_t n_edits
     sae_status status = SAE_OK;
     *slot = (saei_slot){p->n_edits, 0, p->n_groups, 0};
     for (int64_t i = 0; i < n_edits; i++) {
-        sae_edit e;
-        if ((status = read_edit(&e, edit_at(edits, i), i, p->d, p->n_slots, err)))
-            return status;
+        const sae_edit e = checked_edit(edits, i);
         if (e.slot != s)
             continue;
         const int32_t group = wants_group(&e) ? group_of(p, slot, e.model) : -1;
@@ -251,11 +257,10 @@ static sae_status check_all(int32_t d, int32_t n_slots, const sae_edit *edits, i
     if (n_edits && !edits)
         return saei_fail(err, SAE_E_ARG, "sae_plan_compile: edits is NULL, n_edits = %lld", (long long)n_edits);
     for (int64_t i = 0; i < n_edits; i++) {
-        sae_edit e;
         if (edits->struct_size < 8 || edits->struct_size % _Alignof(sae_edit) || *(const uint32_t *)edit_at(edits, i) != edits->struct_size)
             return saei_fail(err, SAE_E_ARG, "edits[%lld]: every edit needs struct_size = sizeof(sae_edit), as the first has",
                              (long long)i);
-        const sae_status status = read_edit(&e, edit_at(edits, i), i, d, n_slots, err);
+        const sae_status status = check_edit(edit_at(edits, i), i, d, n_slots, err);
         if (status)
             return status;
     }
