@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "array.h"
+
 enum {
     ID_HELP = 'h',
     ID_ARCHITECTURE = 1000,
@@ -249,6 +251,33 @@ int args_next(args *a, const char **value)
             return id;
         }
     }
+}
+
+int args_next_own(args *a, io_args *io, const char **value)
+{
+    for (int id;;) {
+        switch (id = args_next(a, value)) {
+        case 'o':
+            io->out_path = *value;
+            break;
+        case 't':
+            io->tensor = *value;
+            break;
+        case 'd':
+            io->bits = dtype_from_option("dtype", *value);
+            break;
+        case 'j':
+            io->json = true;
+            break;
+        default:
+            return id;
+        }
+    }
+}
+
+bool io_to_pipe(const io_args *io)
+{
+    return io->out_path != NULL && strcmp(io->out_path, "-") == 0;
 }
 
 char **args_operands(args *a, int n, const char *names)

@@ -54,6 +54,19 @@ args args_start(const command *c, int argc, char **argv);
 /* Id of the next option of the command with its value, or -1 after the last; options of the model are taken on the way. */
 int args_next(args *a, const char **value);
 
+/* What OPTION_OUTPUT, OPTION_TENSOR, OPTION_DTYPE and OPTION_JSON were given. */
+typedef struct io_args {
+    const char *out_path, *tensor;
+    sae_dtype bits;
+    bool json;
+} io_args;
+
+/* As args_next, for commands that read rows or codes and write arrays: those four options are put into `io` on the way. */
+int args_next_own(args *a, io_args *io, const char **value);
+
+/* Does the output go to standard output? */
+bool io_to_pipe(const io_args *io);
+
 /* The operands left over: exactly n, named in the usage error. */
 char **args_operands(args *a, int n, const char *names);
 

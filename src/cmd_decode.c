@@ -22,9 +22,9 @@ static const option_desc options[] = {
 };
 
 typedef struct job {
-    const char *path, *codes_path, *out_path, *compare_path, *tensor;
-    sae_dtype bits, out_dtype;
-    bool json;
+    const char *path, *codes_path, *compare_path;
+    io_args io;
+    sae_dtype out_dtype;
     output_kind kind;
     session s;
     sae_ctx *ctx;
@@ -33,28 +33,11 @@ typedef struct job {
     double mse, fvu;
 } job;
 
-static bool to_pipe(const job *j)
-{
-    return j->out_path != NULL && strcmp(j->out_path, "-") == 0;
-}
-
 static void parse(job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
+    for (int id; (id = args_next_own(a, &j->io, &value)) != -1;) {
         switch (id) {
-        case 'o':
-            j->out_path = value;
-            break;
-        case 't':
-            j->tensor = value;
-            break;
-        case 'd':
-            j->bits = dtype_from_option("dtype", value);
-            break;
-        case 'j':
-            j->json = true;
-            break;
         case ID_COMPARE:
             j->compare_path = value;
             break;
@@ -66,20 +49,20 @@ static void parse(job *j, args *a)
     char **operands = args_operands(a, 2, "PATH and CODES");
     j->path = operands[0];
     j->codes_path = operands[1];
-    if (j->out_path == NULL && j->compare_path == NULL) {
+    if (j->io.out_path == NULL && j->compare_path == NULL) {
         die_usage("-o FILE, --compare ROWS or both are wanted");
     }
-    if (j->compare_path == NULL && (j->tensor != NULL || j->bits != 0)) {
+    if (j->compare_path == NULL && (j->io.tensor != NULL || j->io.bits != 0)) {
         die_usage("--tensor and --dtype are about --compare ROWS; --out-dtype is about what is written");
     }
     if (j->compare_path != NULL && strcmp(j->compare_path, "-") == 0 && strcmp(j->codes_path, "-") == 0) {
         die_usage("CODES and --compare cannot both be standard input");
     }
-    if (to_pipe(j) && j->json) {
+    if (io_to_pipe(&j->io) && j->io.json) {
         die_usage("-o - and --json both want standard output");
     }
-    if (j->out_path != NULL) {
-        j->kind = output_kind_of(j->out_path, false);
+    if (j->io.out_path != NULL) {
+        j->kind = output_kind_of(j->io.out_path, false);
     }
 }
 
@@ -94,7 +77,7 @@ static void begin(job *j, const model_args *m)
 /* First of all: a mismatch is found before anything is written. */
 static void compare(job *j)
 {
-    rows r = rows_open(j->compare_path, j->tensor, j->bits, j->s.info.d_out, "d_out");
+    rows r = rows_open(j->compare_path, j->io.tensor, j->io.bits, j->s.info.d_out, "d_out");
     int64_t n = r.n_rows;
     if (n != j->codes.n_rows) {
         die("%s has %lld rows, %s has codes of %lld", j->compare_path, (long long)n, j->codes_path, (long long)j->codes.n_rows);
@@ -123,7 +106,7 @@ static void decode(job *j)
     rows like = {.row_bytes = row_bytes};
     int64_t room = rows_block(&like);
     array a = array_make("x_hat", elem_from_dtype(dtype), 2, shape);
-    output *out = output_open(j->out_path, j->kind, &a, 1);
+    output *out = output_open(j->io.out_path, j->kind, &a, 1);
     int64_t *indptr = take((size_t)room + 1, sizeof *indptr);
     void *y = take((size_t)room, row_bytes);
     progress p = progress_start("decoding", "rows", n);
@@ -147,9 +130,9 @@ static void report(const job *j)
 {
     int64_t n = j->codes.n_rows;
     double each = n > 0 ? 1e6 * j->seconds / (double)n : 0;
-    if (j->json) {
+    if (j->io.json) {
         json_t *root = json_pack("{s:I, s:i}", "rows", (json_int_t)n, "d_out", j->s.info.d_out);
-        if (j->out_path != NULL) {
+        if (j->io.out_path != NULL) {
             json_object_set_new(root, "seconds", report_number(j->seconds));
             json_object_set_new(root, "us_per_row", report_number(each));
         }
@@ -160,9 +143,9 @@ static void report(const job *j)
         report_print(root);
         return;
     }
-    FILE *to = to_pipe(j) ? stderr : stdout;
+    FILE *to = io_to_pipe(&j->io) ? stderr : stdout;
     fprintf(to, "%lld rows of %d", (long long)n, j->s.info.d_out);
-    if (j->out_path != NULL) {
+    if (j->io.out_path != NULL) {
         fprintf(to, ", %.3f s, %.1f us per row", j->seconds, each);
     }
     if (j->compare_path != NULL) {
@@ -179,7 +162,7 @@ static void run(args *a)
     if (j.compare_path != NULL) {
         compare(&j);
     }
-    if (j.out_path != NULL) {
+    if (j.io.out_path != NULL) {
         decode(&j);
     }
     report(&j);

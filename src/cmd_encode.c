@@ -23,9 +23,9 @@ static const option_desc options[] = {
 
 /* One run of the command. */
 typedef struct job {
-    const char *path, *rows_path, *out_path, *tensor;
-    sae_dtype bits;
-    bool dense, json;
+    const char *path, *rows_path;
+    io_args io;
+    bool dense;
     int64_t top;
     output_kind kind;
     session s;
@@ -49,28 +49,11 @@ static bool needs_scale(const job *j)
     return j->s.info.norm == SAE_NORM_CONSTANT || j->s.info.norm == SAE_NORM_LAYER;
 }
 
-static bool to_pipe(const job *j)
-{
-    return j->out_path != NULL && strcmp(j->out_path, "-") == 0;
-}
-
 static void parse(job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
+    for (int id; (id = args_next_own(a, &j->io, &value)) != -1;) {
         switch (id) {
-        case 'o':
-            j->out_path = value;
-            break;
-        case 't':
-            j->tensor = value;
-            break;
-        case 'd':
-            j->bits = dtype_from_option("dtype", value);
-            break;
-        case 'j':
-            j->json = true;
-            break;
         case ID_DENSE:
             j->dense = true;
             break;
@@ -82,26 +65,26 @@ static void parse(job *j, args *a)
     char **operands = args_operands(a, 2, "PATH and ROWS");
     j->path = operands[0];
     j->rows_path = operands[1];
-    if (j->dense && j->out_path == NULL) {
+    if (j->dense && j->io.out_path == NULL) {
         die_usage("--dense says how to write, so -o FILE is wanted too");
     }
-    if (j->out_path != NULL) {
-        j->kind = output_kind_of(j->out_path, !j->dense);
+    if (j->io.out_path != NULL) {
+        j->kind = output_kind_of(j->io.out_path, !j->dense);
     }
-    if (to_pipe(j) && (j->json || j->top > 0)) {
-        die_usage("-o - and %s both want standard output", j->json ? "--json" : "--top");
+    if (io_to_pipe(&j->io) && (j->io.json || j->top > 0)) {
+        die_usage("-o - and %s both want standard output", j->io.json ? "--json" : "--top");
     }
 }
 
 static void begin_output(job *j)
 {
-    if (j->out_path == NULL) {
+    if (j->io.out_path == NULL) {
         return;
     }
     if (j->dense) {
         int64_t shape[] = {j->rows.n_rows, j->s.info.d_sae};
         array codes = array_make("codes", ELEM_F32, 2, shape);
-        j->out = output_open(j->out_path, j->kind, &codes, 1);
+        j->out = output_open(j->io.out_path, j->kind, &codes, 1);
         j->line = take((size_t)j->s.info.d_sae, sizeof *j->line);
         return;
     }
@@ -115,7 +98,7 @@ static void begin(job *j, const model_args *m)
 {
     sae_error err = {.struct_size = sizeof err};
     j->s = session_open(m, j->path, true);
-    j->rows = rows_open(j->rows_path, j->tensor, j->bits, j->s.info.d_in, "d_in");
+    j->rows = rows_open(j->rows_path, j->io.tensor, j->io.bits, j->s.info.d_in, "d_in");
     expect_ok(sae_ctx_create(&j->ctx, j->s.model, NULL, &err), &err, j->path);
     j->room = rows_block(&j->rows);
     j->codes = (sae_codes){.struct_size = sizeof j->codes, .capacity = 64 * j->room};
@@ -125,7 +108,7 @@ static void begin(job *j, const model_args *m)
     j->codes.row_scale = take((size_t)j->room, sizeof *j->codes.row_scale);
     j->codes.row_shift = take((size_t)j->room, sizeof *j->codes.row_shift);
     j->l0_min = INT64_MAX;
-    j->tops = j->top > 0 && j->json ? json_array() : NULL;
+    j->tops = j->top > 0 && j->io.json ? json_array() : NULL;
     begin_output(j);
 }
 
@@ -231,7 +214,7 @@ static void show_top(job *j, int64_t n)
         }
         qsort(pairs, (size_t)l0, sizeof *pairs, by_value);
         int64_t shown = l0 < j->top ? l0 : j->top;
-        if (j->json) {
+        if (j->io.json) {
             show_json(j->tops, pairs, shown);
         } else {
             show_text(j->n_rows + r, pairs, shown, l0);
@@ -280,7 +263,7 @@ static void finish_sparse(job *j)
     if (j->kind == OUTPUT_NPZ) {
         arrays[n++] = array_make("format", ELEM_S3, 0, shape);
     }
-    output *out = output_open(j->out_path, j->kind, arrays, n);
+    output *out = output_open(j->io.out_path, j->kind, arrays, n);
     output_put(out, j->indptr, (size_t)rows_1 * sizeof *j->indptr);
     output_put_file(out, j->indices);
     output_put_file(out, j->data);
@@ -304,7 +287,7 @@ static void report(job *j)
     int64_t least = n > 0 ? j->l0_min : 0;
     const char *isa = sae_isa_name(sae_env_isa(j->s.env));
     uint32_t threads = j->s.pool != NULL ? sae_pool_threads(j->s.pool) : 1;
-    if (j->json) {
+    if (j->io.json) {
         json_t *root = json_pack("{s:I, s:i, s:{s:o, s:I, s:I}, s:I, s:o, s:o, s:s, s:i}", "rows", (json_int_t)n, "d_sae", j->s.info.d_sae,
                                  "l0", "mean", report_number(mean), "min", (json_int_t)least, "max", (json_int_t)j->l0_max, "nonfinite",
                                  (json_int_t)j->nonfinite, "seconds", report_number(j->seconds), "us_per_row", report_number(each), "isa",
@@ -315,7 +298,7 @@ static void report(job *j)
         report_print(root);
         return;
     }
-    FILE *to = to_pipe(j) ? stderr : stdout;
+    FILE *to = io_to_pipe(&j->io) ? stderr : stdout;
     fprintf(to, "%lld rows, L0 mean %.2f (min %lld, max %lld), %lld non-finite pre-activations, ", (long long)n, mean, (long long)least,
             (long long)j->l0_max, (long long)j->nonfinite);
     fprintf(to, "%.3f s, %.1f us per row (%s, %u thread%s)\n", j->seconds, each, isa, threads, threads == 1 ? "" : "s");

@@ -29,9 +29,8 @@ static const option_desc options[] = {
 };
 
 typedef struct job {
-    const char *path, *rows_path, *out_path, *tensor;
-    sae_dtype bits;
-    bool json;
+    const char *path, *rows_path;
+    io_args io;
     output_kind kind;
     session s;
     rows rows;
@@ -45,11 +44,6 @@ typedef struct job {
     int64_t changed;
     double seconds;
 } job;
-
-static bool to_pipe(const job *j)
-{
-    return strcmp(j->out_path, "-") == 0;
-}
 
 static sae_unit parse_unit(const char *value)
 {
@@ -118,20 +112,8 @@ static void max_act(job *j, const char *value)
 static void parse(job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
+    for (int id; (id = args_next_own(a, &j->io, &value)) != -1;) {
         switch (id) {
-        case 'o':
-            j->out_path = value;
-            break;
-        case 't':
-            j->tensor = value;
-            break;
-        case 'd':
-            j->bits = dtype_from_option("dtype", value);
-            break;
-        case 'j':
-            j->json = true;
-            break;
         case ID_UNIT:
             j->unit = parse_unit(value);
             break;
@@ -149,16 +131,16 @@ static void parse(job *j, args *a)
     char **operands = args_operands(a, 2, "PATH and ROWS");
     j->path = operands[0];
     j->rows_path = operands[1];
-    if (j->out_path == NULL) {
+    if (j->io.out_path == NULL) {
         die_usage("-o FILE is wanted");
     }
     if (j->n_edits == 0) {
         die_usage("an edit is wanted: --set I=C, --add I=C, --scale I=F, --min I=C, --max I=C, --ablate I or --add-vector FILE=A");
     }
-    if (to_pipe(j) && j->json) {
+    if (io_to_pipe(&j->io) && j->io.json) {
         die_usage("-o - and --json both want standard output");
     }
-    j->kind = output_kind_of(j->out_path, false);
+    j->kind = output_kind_of(j->io.out_path, false);
 }
 
 /* --max-act may follow the edit it is for. */
@@ -215,7 +197,7 @@ static void steer(job *j, const sae_plan *plan)
     int64_t room = rows_block(&j->rows), done = 0;
     const array *a = j->rows.a;
     array like = array_make(*a->name != '\0' ? a->name : "x", elem_from_dtype(j->rows.dtype), a->ndim, a->shape);
-    output *out = output_open(j->out_path, j->kind, &like, 1);
+    output *out = output_open(j->io.out_path, j->kind, &like, 1);
     char *before = take((size_t)room, j->rows.row_bytes), *x = take((size_t)room, j->rows.row_bytes);
     size_t bytes = sae_plan_scratch_bytes(plan);
     void *scratch = take(bytes, 1);
@@ -242,14 +224,14 @@ static void report(const job *j)
 {
     int64_t n = j->rows.n_rows;
     double each = n > 0 ? 1e6 * j->seconds / (double)n : 0;
-    if (j->json) {
+    if (j->io.json) {
         report_print(json_pack("{s:I, s:I, s:I, s:s, s:o, s:o}", "rows", (json_int_t)n, "changed", (json_int_t)j->changed, "edits",
                                (json_int_t)j->n_edits, "dtype", sae_dtype_name(j->rows.dtype), "seconds", report_number(j->seconds),
                                "us_per_row", report_number(each)));
         return;
     }
-    fprintf(to_pipe(j) ? stderr : stdout, "%lld of %lld rows changed by %lld edits, %.3f s, %.1f us per row\n", (long long)j->changed,
-            (long long)n, (long long)j->n_edits, j->seconds, each);
+    fprintf(io_to_pipe(&j->io) ? stderr : stdout, "%lld of %lld rows changed by %lld edits, %.3f s, %.1f us per row\n",
+            (long long)j->changed, (long long)n, (long long)j->n_edits, j->seconds, each);
 }
 
 static void end(job *j)
@@ -272,7 +254,7 @@ static void run(args *a)
     give_max_acts(&j);
     j.s = session_open(&a->model, j.path, true);
     sae_plan *plan = compile(&j);
-    j.rows = rows_open(j.rows_path, j.tensor, j.bits, j.s.info.d_in, "d_in");
+    j.rows = rows_open(j.rows_path, j.io.tensor, j.io.bits, j.s.info.d_in, "d_in");
     steer(&j, plan);
     report(&j);
     sae_plan_free(plan);
