@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 enum { D = 12, N = 2000, ROWS = 9 }; /* three tiles of features, three tasks of rows */
 
@@ -749,9 +750,5 @@ int main(void)
     tcase_add_test(tc, busy);
     tcase_add_test(tc, failing_runner);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 enum { D = 12, E = 9, N = 2000 }; /* d_in, d_out, three tiles */
 
@@ -333,9 +334,5 @@ int main(void)
     tcase_add_test(tc, pairs);
     tcase_add_test(tc, small_angles);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 #define GOLDEN "tests/golden/saelens/"
 
@@ -688,9 +689,5 @@ int main(void)
     tcase_add_test(tc, open_warns);
     tcase_add_test(tc, frees_in_every_order);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

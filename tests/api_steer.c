@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 enum { D = 12, N = 2000, ROWS = 70 }; /* more rows than one block, more features than one tile */
 
@@ -413,9 +414,5 @@ int main(void)
     tcase_add_test(tc, apply_any_rows);
     tcase_add_test(tc, apply_host_fails);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 
 #include "base/base.h"
 #include "support/support.h"
+#include "support/run.h"
 
 /* ---- statuses and sentences ---- */
 
@@ -388,9 +389,5 @@ int main(void)
     tcase_add_test(tc, exp_bits);
     tcase_add_test(tc, matrix_views);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

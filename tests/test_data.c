@@ -9,6 +9,7 @@
 #include <sae.h>
 
 #include "support/npy.h"
+#include "support/run.h"
 
 /* No decision further than this from its threshold (or from the k-th key) may differ: float32 and float64 round differently there. */
 static const double band = 1e-5;
@@ -340,9 +341,5 @@ int main(void)
     tcase_add_loop_test(tc, neighbors_agree_with_double, 0, 2);
     tcase_add_loop_test(tc, steering_agrees_with_double, 0, 2);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include <sae.h>
 
 #include "support/npy.h"
+#include "support/run.h"
 
 static const char *const fixtures[] = {"batchtopk_saved_as_jumprelu",
                                        "gated",
@@ -245,9 +246,5 @@ int main(void)
     tcase_add_loop_test(tc, fixture_agrees, 0, N_FIXTURES * N_ISAS * N_FORMS);
     tcase_add_loop_test(tc, unscaled_agrees, 0, 2);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

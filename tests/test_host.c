@@ -14,6 +14,7 @@
 
 #include "host/host.h"
 #include "support/support.h"
+#include "support/run.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 };
@@ -606,9 +607,5 @@ int main(void)
     tcase_add_test(files, files_as_text);
     tcase_add_test(files, files_without_memory);
     suite_add_tcase(suite, files);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include "io/safetensors.h"
 #include "io/sort.h"
 #include "support/checkpoint.h"
+#include "support/run.h"
 
 /* ---- a host that counts what it gives, and may fail once ---- */
 
@@ -1007,9 +1008,5 @@ int main(void)
     tcase_add_test(tc, nonfinite_values);
     tcase_add_test(tc, every_allocation_fails_once);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 enum { D = 37, N = 1601, K = 16, PLAIN = 9, ROWS = 13, N_PROBED = 19, N_PAIRS = 4, N_NEAR = 6 };
 
@@ -995,9 +996,5 @@ int main(void)
     tcase_add_loop_test(tc, steering_rows_alone, 0, N_KINDS);
     tcase_add_test(tc, steering_vectors);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

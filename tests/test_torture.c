@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "support/support.h"
+#include "support/run.h"
 
 /* ---- the functions that are replaced ---- */
 
@@ -765,9 +766,5 @@ int main(void)
     tcase_add_loop_test(tc, system_stutters, 1, LENGTH(all));
     tcase_add_test(tc, compute_asks_for_nothing);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }
