@@ -1,0 +1,233 @@
+"""The world's language model: a small Llama, trained with torch, saved in llama2.c's format."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from grammar import World
+from report import Progress
+from tokenizer import Tokenizer
+from tokens import CONTEXT, Tokens
+from torch import Tensor, nn
+
+
+@dataclass
+class Shape:
+    dim: int = 128
+    hidden: int = 352
+    layers: int = 5
+    heads: int = 4
+    context: int = CONTEXT
+
+
+@dataclass
+class Training:
+    batch_tokens: int = 3200
+    lr: float = 4e-3
+    warmup: int = 80
+    seed: int = 0
+    topic_layer: int = 2  # whose output must tell the topic
+    topic_weight: float = 0.1  # of that loss; 0 = none
+    topic_words: int = 4  # sampled per token
+    topic_scale: float = 1.0
+
+
+class Norm(nn.Module):
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.w, 1e-5)
+
+
+class Block(nn.Module):
+    def __init__(self, s: Shape) -> None:
+        super().__init__()
+        self.heads = s.heads
+        self.n1, self.n2 = Norm(s.dim), Norm(s.dim)
+        self.q, self.k, self.v, self.o = (nn.Linear(s.dim, s.dim, bias=False) for _ in range(4))
+        self.w1, self.w3 = (nn.Linear(s.dim, s.hidden, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(s.hidden, s.dim, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        n, t, d = x.shape
+        y = self.n1(x)
+
+        def split(z: Tensor) -> Tensor:
+            return z.view(n, t, self.heads, -1).transpose(1, 2)
+
+        def rope(z: Tensor) -> Tensor:
+            a, b = z[..., 0::2], z[..., 1::2]
+            return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+
+        a = F.scaled_dot_product_attention(rope(split(self.q(y))), rope(split(self.k(y))), split(self.v(y)), is_causal=True)
+        x = x + self.o(a.transpose(1, 2).reshape(n, t, d))
+        y = self.n2(x)
+        return x + self.w2(F.silu(self.w1(y)) * self.w3(y))
+
+
+class Llama(nn.Module):
+    def __init__(self, s: Shape, n_vocab: int) -> None:
+        super().__init__()
+        self.shape = s
+        self.emb = nn.Embedding(n_vocab, s.dim)
+        self.blocks = nn.ModuleList(Block(s) for _ in range(s.layers))
+        self.norm = Norm(s.dim)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                std = 0.04 if "emb" in name else 0.05
+                nn.init.normal_(p, 0, std / (math.sqrt(2 * s.layers) if name.endswith(("o.weight", "w2.weight")) else 1))
+        half = s.dim // s.heads
+        angle = torch.outer(torch.arange(s.context).float(), 10000.0 ** -(torch.arange(0, half, 2).float() / half))
+        self.register_buffer("cos", angle.cos())
+        self.register_buffer("sin", angle.sin())
+
+    def residuals(self, ids: Tensor) -> list[Tensor]:
+        """The output of every block."""
+        t = ids.shape[1]
+        x = self.emb(ids)
+        out = []
+        for b in self.blocks:
+            x = b(x, self.cos[:t], self.sin[:t])
+            out.append(x)
+        return out
+
+    def logits(self, resid: Tensor) -> Tensor:
+        return F.linear(self.norm(resid), self.emb.weight)
+
+
+def save(m: Llama, path: Path) -> None:
+    """llama2.c version 0: seven int32, then float32 tensors; embedding and head are one."""
+    s, blocks = m.shape, list(m.blocks)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<7i", s.dim, s.hidden, s.layers, s.heads, s.heads, m.emb.num_embeddings, s.context))
+        tensors = [m.emb.weight]
+        for name in ("n1.w", "q.weight", "k.weight", "v.weight", "o.weight", "n2.w", "w1.weight", "w2.weight", "w3.weight"):
+            tensors += [b.get_parameter(name) for b in blocks]
+        for t in (*tensors, m.norm.w, m.cos, m.sin):
+            f.write(t.detach().contiguous().numpy().astype("<f4").tobytes())
+
+
+def pad(rows: list[np.ndarray], fill: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of one length, and which of their elements are real."""
+    width = max(map(len, rows))
+    x = torch.full((len(rows), width), fill, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, r in enumerate(rows):
+        x[i, : len(r)] = torch.from_numpy(r)
+        real[i, : len(r)] = True
+    return x, real
+
+
+def batches(docs: list[Tokens], tokens: int, seed: int) -> list[list[int]]:
+    """Documents of like length together, about `tokens` a batch, in random order."""
+    rng = random.Random(seed)
+    order = list(range(len(docs)))
+    rng.shuffle(order)
+    out: list[list[int]] = []
+    for start in range(0, len(order), 4000):
+        batch: list[int] = []
+        for i in sorted(order[start : start + 4000], key=lambda i: len(docs[i].ids)):
+            if batch and len(docs[i].ids) * (len(batch) + 1) > tokens:
+                out.append(batch)
+                batch = []
+            batch.append(i)
+        out.append(batch)
+    rng.shuffle(out)
+    return out
+
+
+class TopicLoss(nn.Module):
+    """Training only, dropped afterwards: the residual after one block must tell words that other documents on the same topic
+    use, in all languages. Without it a model this small writes well but hardly carries the topic from token to token."""
+
+    def __init__(self, docs: list[Tokens], n_vocab: int, dim: int, n_concepts: int, t: Training) -> None:
+        super().__init__()
+        self.t = t
+        self.words = nn.Parameter(torch.randn(n_vocab, dim) * 0.1)
+        self.generator = torch.Generator().manual_seed(t.seed + 1)
+        ids = np.concatenate([d.ids for d in docs])
+        topic = np.concatenate([d.topic for d in docs])
+        filler = np.concatenate([d.filler for d in docs])
+        frequency = np.bincount(ids, minlength=n_vocab) + 1.0
+        rarity = torch.tensor(1 / (1 + 1000 * frequency / frequency.sum()))
+        rarity[:3] = 0
+        bags = []
+        for c in range(n_concepts):
+            bag = torch.from_numpy(ids[(topic == c) & ~filler])
+            bags.append(bag[torch.multinomial(rarity[bag], 20000, True, generator=self.generator)])
+        self.register_buffer("bags", torch.stack(bags))
+
+    def forward(self, resid: Tensor, topic: Tensor) -> Tensor:
+        """resid [n][dim], topic [n] >= 0."""
+        pick = torch.randint(self.bags.shape[1], (len(topic), self.t.topic_words), generator=self.generator)
+        words = self.bags[topic[:, None], pick]
+        h = self.t.topic_scale * F.rms_norm(resid, resid.shape[-1:])
+        return -F.log_softmax(h @ F.normalize(self.words, dim=1).T, -1).gather(1, words).mean()
+
+
+def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Training) -> Llama:
+    torch.manual_seed(t.seed)
+    m = Llama(shape, n_vocab)
+    topic_loss = TopicLoss(docs, n_vocab, shape.dim, n_concepts, t) if t.topic_weight else None
+    every = list(m.parameters()) + (list(topic_loss.parameters()) if topic_loss else [])
+    opt = torch.optim.AdamW(
+        [{"params": [p for p in every if p.dim() > 1], "weight_decay": 0.1}, {"params": [p for p in every if p.dim() < 2], "weight_decay": 0.0}],
+        lr=t.lr,
+        betas=(0.9, 0.98),
+    )
+    plan = batches(docs, t.batch_tokens, t.seed + 5)
+    progress = Progress("language model", len(plan))
+    for step, batch in enumerate(plan):
+        for group in opt.param_groups:
+            decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / len(plan)))
+            group["lr"] = t.lr * min(1, (step + 1) / t.warmup) * decay
+        ids, real = pad([docs[i].ids for i in batch])
+        resid = m.residuals(ids[:, :-1])
+        loss = F.cross_entropy(m.logits(resid[-1][real[:, 1:]]), ids[:, 1:][real[:, 1:]])
+        total = loss
+        told = 0.0
+        if topic_loss:
+            topic, _ = pad([docs[i].topic for i in batch], -1)
+            has = (topic[:, :-1] >= 0) & real[:, :-1]
+            extra = topic_loss(resid[t.topic_layer][has], topic[:, :-1][has])
+            total = loss + t.topic_weight * extra
+            told = extra.item()
+        opt.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(every, 1.0)
+        opt.step()
+        progress.step(loss=loss.item(), topic=told)
+    progress.end()
+    return m.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def held_out_loss(m: Llama, docs: list[Tokens]) -> float:
+    """Mean cross entropy in nats per token."""
+    total, n = 0.0, 0
+    for start in range(0, len(docs), 50):
+        ids, real = pad([d.ids for d in docs[start : start + 50]])
+        logits = m.logits(m.residuals(ids[:, :-1])[-1][real[:, 1:]])
+        total += F.cross_entropy(logits, ids[:, 1:][real[:, 1:]], reduction="sum").item()
+        n += int(real[:, 1:].sum())
+    return total / n
+
+
+@torch.no_grad()
+def activations(m: Llama, docs: list[Tokens], layer: int) -> np.ndarray:
+    """The residual stream after a block, [n_tokens][dim], BOS left out, documents in order."""
+    out = []
+    for start in range(0, len(docs), 64):
+        ids, real = pad([d.ids for d in docs[start : start + 64]])
+        real[:, 0] = False
+        out.append(m.residuals(ids)[layer][real].numpy())
+    return np.concatenate(out)
