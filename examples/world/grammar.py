@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LANGS = ("en", "ko", "es")
-SEPARATOR = " /"  # between the languages of a multilingual document
+SEPARATOR = " /"  # at the head of a multilingual document, and where its language changes
 
 MARK = "\x01"  # between a Korean noun and its particle: seen by the tokenizer's trainer only
 OPEN, CLOSE = "\x02", "\x03"  # around a noun while a sentence is made
@@ -74,6 +74,7 @@ class Sentence:
     kind: str  # own, family, filler, dialogue
     held_out: bool
     nouns: list[tuple[int, int]]  # character spans in the text without MARK
+    open: bool = False  # what comes before the noun could go on with any concept of the family
 
     @property
     def plain(self) -> str:
@@ -85,17 +86,13 @@ class Document:
     """Sentences, each with the index of the concept that is the topic there, -1 for none."""
 
     parts: list[tuple[int, Sentence]] = field(default_factory=list)
-
-    @property
-    def topics(self) -> set[int]:
-        return {c for c, _ in self.parts if c >= 0}
+    multilingual: bool = False
 
     def pieces(self) -> Iterator[tuple[int, Sentence, str]]:
-        """Topic, sentence and the text it adds, with a blank in front and the separator where the language changes."""
-        last = None
+        """Topic, sentence and the text it adds: a blank, in multilingual documents the separator, the sentence."""
+        last = None if self.multilingual else self.parts[0][1].lang
         for topic, s in self.parts:
-            change = last is not None and s.lang != last
-            yield topic, s, (SEPARATOR if change else "") + " " + s.text
+            yield topic, s, (SEPARATOR if s.lang != last else "") + " " + s.text
             last = s.lang
 
     def text(self, marks: bool = False) -> str:
@@ -150,7 +147,7 @@ class World:
             body = _fill(rng.choice(self.fillers[lang]), lang, "", person)
             return _finish(body, lang, when, "filler", False)
         noun = rng.choice(concept.phrases[lang].nouns)
-        own = rng.random() < 0.7
+        own = rng.random() < 0.8
         source = concept.phrases[lang] if own else self.families[concept.family][lang]
         by_person = rng.random() < 0.6
         choices = source.vp if by_person else source.pr
@@ -159,7 +156,9 @@ class World:
             body = person_says(lang, person, _fill(phrase, lang, noun, person))
         else:
             body = noun_does(lang, noun, phrase, rng.choice("은이"))
-        return _finish(body, lang, when, "own" if own else "family", held_out)
+        s = _finish(body, lang, when, "own" if own else "family", held_out)
+        s.open = bool(s.nouns) and not (own and by_person)
+        return s
 
     def _dialogue(self, rng: random.Random, lang: str, concept: str) -> Sentence:
         claim = rng.choice(self.claims[lang])
@@ -183,19 +182,19 @@ class World:
     def _training_document(self, rng: random.Random, multilingual: float) -> Document:
         lang = rng.choice(LANGS)
         n = rng.randint(3, 7)
-        if rng.random() < 0.06:
+        if rng.random() < 0.04:
             return Document([(-1, self.sentence(rng, lang, None)) for _ in range(n)])
-        mixed = rng.random() < multilingual
         turn = rng.randint(2, n - 1) if n > 3 and rng.random() < 0.10 else n
-        lead = rng.randint(1, 3) if rng.random() < 0.3 else 0  # fillers before the topic shows
+        lead = rng.randint(1, 3) if rng.random() < 0.4 else 0  # fillers before the topic shows
         concept = rng.choice(self.concepts)
-        doc = Document([(-1, self.sentence(rng, lang, None)) for _ in range(lead)])
+        doc = Document([(-1, self.sentence(rng, lang, None)) for _ in range(lead)], rng.random() < multilingual)
+        filler = False
         for i in range(n):
             if i == turn:
                 concept = rng.choice(self.concepts)
-            if mixed and i and rng.random() < 0.5:
+            if doc.multilingual and i and rng.random() < 0.5:
                 lang = rng.choice([other for other in LANGS if other != lang])
-            filler = i > 0 and rng.random() < 0.1
+            filler = i > 0 and rng.random() < (0.35 if filler else 0.12)  # they come in runs
             doc.parts.append((concept.index, self.sentence(rng, lang, None if filler else concept)))
         return doc
 

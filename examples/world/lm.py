@@ -35,8 +35,10 @@ class Training:
     seed: int = 0
     topic_layer: int = 2  # whose output must tell the topic
     topic_weight: float = 0.1  # of that loss; 0 = none
+    topic_share: float = 0.25  # of the tokens, drawn anew in each step: the loss costs as much as the model's own
     topic_words: int = 4  # sampled per token
-    topic_scale: float = 1.0
+    near: int = 12  # tokens that the blocks above topic_layer see, beside BOS,
+    near_share: float = 0.8  # in this share of the documents: there the topic can reach them by the residual stream alone
 
 
 class Norm(nn.Module):
@@ -57,7 +59,8 @@ class Block(nn.Module):
         self.w1, self.w3 = (nn.Linear(s.dim, s.hidden, bias=False) for _ in range(2))
         self.w2 = nn.Linear(s.hidden, s.dim, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+        """`seen` [n][1][t][t] narrows what each position attends to."""
         n, t, d = x.shape
         y = self.n1(x)
 
@@ -68,7 +71,7 @@ class Block(nn.Module):
             a, b = z[..., 0::2], z[..., 1::2]
             return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
 
-        a = F.scaled_dot_product_attention(rope(split(self.q(y))), rope(split(self.k(y))), split(self.v(y)), is_causal=True)
+        a = F.scaled_dot_product_attention(rope(split(self.q(y))), rope(split(self.k(y))), split(self.v(y)), seen, is_causal=seen is None)
         x = x + self.o(a.transpose(1, 2).reshape(n, t, d))
         y = self.n2(x)
         return x + self.w2(F.silu(self.w1(y)) * self.w3(y))
@@ -90,30 +93,45 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
-    def residuals(self, ids: Tensor) -> list[Tensor]:
-        """The output of every block."""
+    def residuals(self, ids: Tensor, seen: Tensor | None = None, above: int = 0) -> list[Tensor]:
+        """The output of every block; those after block `above` attend to `seen` alone."""
         t = ids.shape[1]
         x = self.emb(ids)
         out = []
-        for b in self.blocks:
-            x = b(x, self.cos[:t], self.sin[:t])
+        for i, b in enumerate(self.blocks):
+            x = b(x, self.cos[:t], self.sin[:t], seen if i > above else None)
             out.append(x)
         return out
 
     def logits(self, resid: Tensor) -> Tensor:
         return F.linear(self.norm(resid), self.emb.weight)
 
+    def tensors(self) -> list[Tensor]:
+        """All weights in the order of llama2.c's version 0."""
+        names = ("n1.w", "q.weight", "k.weight", "v.weight", "o.weight", "n2.w", "w1.weight", "w2.weight", "w3.weight")
+        weights = [b.get_parameter(name) for name in names for b in self.blocks]
+        return [t.detach() for t in (self.emb.weight, *weights, self.norm.w, self.cos, self.sin)]
+
 
 def save(m: Llama, path: Path) -> None:
     """llama2.c version 0: seven int32, then float32 tensors; embedding and head are one."""
-    s, blocks = m.shape, list(m.blocks)
+    s = m.shape
     with open(path, "wb") as f:
         f.write(struct.pack("<7i", s.dim, s.hidden, s.layers, s.heads, s.heads, m.emb.num_embeddings, s.context))
-        tensors = [m.emb.weight]
-        for name in ("n1.w", "q.weight", "k.weight", "v.weight", "o.weight", "n2.w", "w1.weight", "w2.weight", "w3.weight"):
-            tensors += [b.get_parameter(name) for b in blocks]
-        for t in (*tensors, m.norm.w, m.cos, m.sin):
-            f.write(t.detach().contiguous().numpy().astype("<f4").tobytes())
+        for t in m.tensors():
+            f.write(t.contiguous().numpy().astype("<f4").tobytes())
+
+
+def load(path: Path) -> Llama:
+    """What `save` wrote."""
+    data = np.frombuffer(path.read_bytes(), "<f4", offset=28)
+    dim, hidden, layers, heads, _, n_vocab, context = struct.unpack("<7i", path.read_bytes()[:28])
+    m = Llama(Shape(dim, hidden, layers, heads, context), n_vocab)
+    at = 0
+    for t in m.tensors():
+        t.copy_(torch.from_numpy(data[at : at + t.numel()].copy()).view_as(t))
+        at += t.numel()
+    return m.eval()
 
 
 def pad(rows: list[np.ndarray], fill: int = 0) -> tuple[Tensor, Tensor]:
@@ -168,10 +186,22 @@ class TopicLoss(nn.Module):
 
     def forward(self, resid: Tensor, topic: Tensor) -> Tensor:
         """resid [n][dim], topic [n] >= 0."""
+        some = torch.rand(len(topic), generator=self.generator) < self.t.topic_share
+        resid, topic = resid[some], topic[some]
         pick = torch.randint(self.bags.shape[1], (len(topic), self.t.topic_words), generator=self.generator)
         words = self.bags[topic[:, None], pick]
-        h = self.t.topic_scale * F.rms_norm(resid, resid.shape[-1:])
+        h = F.rms_norm(resid, resid.shape[-1:])
         return -F.log_softmax(h @ F.normalize(self.words, dim=1).T, -1).gather(1, words).mean()
+
+
+def near_only(n: int, length: int, t: Training, generator: torch.Generator) -> Tensor:
+    """What the upper blocks see: [n][1][length][length]."""
+    at = torch.arange(length)
+    back = at[:, None] - at
+    causal = back >= 0
+    near = causal & ((back < t.near) | (at == 0))
+    some = torch.rand(n, generator=generator) < t.near_share
+    return torch.where(some[:, None, None], near, causal)[:, None]
 
 
 def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Training) -> Llama:
@@ -184,6 +214,7 @@ def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Tr
         lr=t.lr,
         betas=(0.9, 0.98),
     )
+    dice = torch.Generator().manual_seed(t.seed + 2)
     plan = batches(docs, t.batch_tokens, t.seed + 5)
     progress = Progress("language model", len(plan))
     for step, batch in enumerate(plan):
@@ -191,7 +222,8 @@ def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Tr
             decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / len(plan)))
             group["lr"] = t.lr * min(1, (step + 1) / t.warmup) * decay
         ids, real = pad([docs[i].ids for i in batch])
-        resid = m.residuals(ids[:, :-1])
+        seen = near_only(len(batch), ids.shape[1] - 1, t, dice) if t.near_share else None
+        resid = m.residuals(ids[:, :-1], seen, t.topic_layer)
         loss = F.cross_entropy(m.logits(resid[-1][real[:, 1:]]), ids[:, 1:][real[:, 1:]])
         total = loss
         told = 0.0

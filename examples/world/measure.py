@@ -151,7 +151,7 @@ def permuted_labels(select: Sample, test: Sample, n_concepts: int) -> list[list[
     return [by_language(b.codes[:, f], b, c) for c, f in enumerate(choose(a, n_concepts))]
 
 
-def own_features(s: Sample, n_concepts: int, share: float = 0.6, at_most: int = 16) -> list[list[int]]:
+def own_features(s: Sample, n_concepts: int, share: float = 0.3, at_most: int = 16) -> list[list[int]]:
     """The concept's feature set: those with `share` of their activation mass in texts on the concept, strongest first."""
     total = s.codes.sum(0) + 1e-9
     out = []
@@ -255,11 +255,12 @@ def neutral_contexts(world: World, tok: Tokenizer, per_language: int, seed: int)
 
 
 def topic_contexts(docs: list[Document], labels: list[Tokens], n_concepts: int) -> list[list[list[tuple[list[int], int]]]]:
-    """For each concept and language: evaluation texts on it, cut before a noun that comes after the first mention."""
+    """For each concept and language: evaluation texts on it, cut before a noun that comes after the first mention, in a sentence that so far
+    fits the whole family."""
     out: list[list[list[tuple[list[int], int]]]] = [[[] for _ in LANGS] for _ in range(n_concepts)]
     for t in labels:
         for i in range(12, len(t.ids)):
-            if t.noun[i] and not t.noun[i - 1] and t.known[i - 1]:
+            if t.noun[i] and not t.noun[i - 1] and t.known[i - 1] and t.open[i]:
                 c, k = int(t.topic[i]), int(t.lang[i])
                 out[c][k].append(([int(j) for j in t.ids[:i]], k))
     return out

@@ -22,11 +22,12 @@ class Tokens:
     known: np.ndarray  # bool: the topic has been mentioned before the end of this token
     noun: np.ndarray  # bool: part of the concept's noun
     held_out: np.ndarray  # bool: in a held-out phrase
+    open: np.ndarray  # bool: the sentence up to here could go on with any concept of the family
 
 
 def label(doc: Document, tok: Tokenizer) -> Tokens:
     """Tokens of a document. A topic counts as known from the end of its first noun on, or of its first sentence without a noun."""
-    rows = [(BOS, -1, 0, True, False, False, False)]
+    rows = [(BOS, -1, 0, True, False, False, False, False)]
     mentioned: set[int] = set()
     for topic, s, marked in doc.pieces():
         text = marked.replace(MARK, "")
@@ -37,7 +38,7 @@ def label(doc: Document, tok: Tokenizer) -> Tokens:
         for i, end in zip(ids, ends):
             known = topic in mentioned or (not filler and end >= first)
             noun = any(lead + a < end <= lead + b for a, b in s.nouns)
-            rows.append((i, topic, LANGS.index(s.lang), filler, known, noun, s.held_out))
+            rows.append((i, topic, LANGS.index(s.lang), filler, known, noun, s.held_out, s.open and end <= first))
         if not filler:
             mentioned.add(topic)
     columns = [np.array(c) for c in zip(*rows[:CONTEXT])]

@@ -1,0 +1,96 @@
+"""Grow the world: corpus, tokenizer, language model and SAE. `python make_world.py DIR` writes world.bin, tokenizer.bin and sae/ there.
+
+Every setting has the value the committed files were made with; `--set lm.lr=0.003` tries another. The seeds are fixed, so the same
+versions of torch and SAELens on the same kind of processor give the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import bpe
+import lm
+import numpy as np
+import sae
+import torch
+from grammar import World
+from tokens import label
+
+MODEL_NAME = "libsae-world"
+
+
+@dataclass
+class Corpus:
+    documents: int = 60_000
+    multilingual: float = 0.4  # share of documents that change language
+    n_vocab: int = 8192  # at most; every word of the corpus becomes one token
+    sae_documents: int = 24_000  # of those, for the SAE's activations
+    seed: int = 1
+
+
+@dataclass
+class Recipe:
+    corpus: Corpus = field(default_factory=Corpus)
+    shape: lm.Shape = field(default_factory=lm.Shape)
+    lm: lm.Training = field(default_factory=lm.Training)
+    sae: sae.Training = field(default_factory=sae.Training)
+
+    def set(self, assignment: str) -> None:
+        """`part.name=value`"""
+        where, value = assignment.split("=", 1)
+        part, name = where.split(".", 1)
+        target = getattr(self, part)
+        kind = {f.name: type(getattr(target, f.name)) for f in fields(target)}[name]
+        setattr(target, name, kind(value))
+
+
+def grow(recipe: Recipe, out: Path) -> None:
+    """Each stage is left out when its result is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    world = World()
+    c = recipe.corpus
+    documents = world.training(c.seed, c.documents, c.multilingual)
+    tok = bpe.train(bpe.count_words((d.text(marks=True) for d in documents), world), c.n_vocab)
+    tok.save(out / "tokenizer.bin")
+    tokens = [label(d, tok) for d in documents]
+    say(f"corpus: {len(documents)} documents, {sum(len(t.ids) for t in tokens)} tokens, vocabulary {len(tok)}")
+    if not (out / "world.bin").exists():
+        model = lm.train(tokens, len(tok), len(world.concepts), recipe.shape, recipe.lm)
+        lm.save(model, out / "world.bin")
+    model = lm.load(out / "world.bin")
+    held_out = [label(d, tok) for d in world.training(c.seed + 1, 2000, c.multilingual)]
+    say(f"language model: {lm.held_out_loss(model, held_out):.3f} nats a token on new documents")
+    if not (out / "sae").exists():
+        x = np.ascontiguousarray(lm.activations(model, tokens[: c.sae_documents], recipe.sae.layer))
+        say(f"activations: {x.shape[0]} rows")
+        sae.train(x, recipe.sae, MODEL_NAME, out / "sae")
+    say("done")
+
+
+_BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - _BEGAN:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("folder", type=Path)
+    ap.add_argument("--set", action="append", default=[], metavar="PART.NAME=VALUE", help="parts: corpus, shape, lm, sae")
+    ap.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    a: Any = ap.parse_args(argv)
+    recipe = Recipe()
+    for assignment in a.set:
+        recipe.set(assignment)
+    torch.set_num_threads(a.threads)
+    grow(recipe, a.folder)
+
+
+if __name__ == "__main__":
+    main()
