@@ -149,7 +149,7 @@ def bundled_openblas() -> Path | None:
 def libsae_lanes(worker: Path, isa: str | None) -> list[Lane]:
     all_but_gemm = tuple(c for c in cases.NAMES if c != "gemm")
     lanes = [
-        Lane("libsae", (str(worker), "auto"), prepared="panels", cases=all_but_gemm),
+        Lane("libsae", (str(worker), "auto"), prepared="panels", cases=all_but_gemm, layouts=("file",)),
         Lane("libsae", (str(worker), "auto"), prepared="none", cases=("encode",)),
     ]
     if isa == "avx512":

@@ -231,7 +231,8 @@ class Bench:
     @staticmethod
     def prepared(entry: Entry) -> str:
         if entry.worker.lane.prepared:
-            return entry.worker.lane.prepared if entry.case == "encode" else "none"
+            packed = {"encode": entry.worker.lane.prepared, "linear": "packed"}
+            return packed.get(entry.case, "none")
         return "packed" if entry.worker.lane.impl == "onednn" else "rows" if entry.layout == "rows" else "none"
 
     # ---- cases with a process of their own ----
