@@ -6,14 +6,18 @@ bindir      ?= $(exec_prefix)/bin
 libdir      ?= $(exec_prefix)/lib
 includedir  ?= $(prefix)/include
 INSTALL     ?= install
+OBJCOPY     ?= objcopy
 PKG_CONFIG  ?= pkg-config
 PYTHON      ?= python3
 CROSS_CC    ?= aarch64-linux-gnu-gcc
 FUZZ_CC     ?= clang
 CFLAGS      ?= -O2 -g
 comma       := ,
-# SAN=address,undefined or SAN=thread: a build of its own, beside the plain one.
-B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+# The BLIS that sae_gemm may use: BLIS=PATH of a serial libblis.a, whose headers lie in the include folder beside its lib folder. Without a path
+# Debian's is taken, for which there is no .pc: the compiler is asked. BLIS=0 builds without it, and so does a machine that lacks it.
+BLIS        ?=
+# SAN=address,undefined or SAN=thread, or BLIS=0: a build of its own, beside the plain one.
+B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(BLIS)),/no-blis)
 
 # What the code needs to be itself; CFLAGS stays the caller's.
 WARN       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef
@@ -27,11 +31,16 @@ version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
 SONAME  := libsae.so.$(call version_of,MAJOR)
 
+# The archive and its headers, found when a recipe runs, since `make check` may have installed it.
+blis_archive = $(if $(BLIS),$(filter-out 0,$(BLIS)),$(realpath $(shell $(CC) -print-file-name=blis-serial/libblis.a)))
+blis_flags   = $(addprefix -DSAEI_BLIS -fno-lto -isystem ,$(subst /lib/,/include/,$(dir $(blis_archive))))
+
 LIB_SRC  := $(wildcard lib/*/*.c)
-LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+# What is linked: BLIS comes in with the one object that calls it.
+LIB_OBJ  := $(patsubst $(B)/lib/gemm/blis.o,$(B)/lib/blis.o,$(LIB_SRC:%.c=$(B)/%.o))
 # What needs no files: all except the readers.
 CORE_SRC := $(filter-out lib/io/% lib/model/open.c,$(LIB_SRC))
-CORE_OBJ := $(CORE_SRC:%.c=$(B)/%.o)
+CORE_OBJ := $(filter $(CORE_SRC:%.c=$(B)/%.o) $(B)/lib/blis.o,$(LIB_OBJ))
 TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 # Tests: the core ones need libc and the core alone, the api ones see <sae.h> and the .so, the others see lib/ and the archive.
@@ -63,6 +72,13 @@ $(B)/lib/%.o: lib/%.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(COMPILE) -Ilib $(EXTRA) -c -o $@ $<
+
+# What the backend needs of the archive is linked into its object and made local: no bli_ symbol leaves libsae.so or libsae.a, and a host's own
+# BLIS stays another.
+$(B)/lib/gemm/blis.o: EXTRA = $(blis_flags)
+$(B)/lib/blis.o: $(B)/lib/gemm/blis.o
+	$(call say,BLIS)
+	$(Q)$(LD) -r -o $@ $< $(blis_archive) && $(OBJCOPY) --wildcard --keep-global-symbol='saei_*' $@
 
 $(B)/libsae.a: $(LIB_OBJ)
 	$(call say,AR)

@@ -120,7 +120,7 @@ class Bench:
         out: list[Entry] = []
         for worker in self.workers:
             mine = [c for c in group.cases if c in worker.lane.cases]
-            requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c == "gemm" else ("",))]
+            requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c in cases.PRODUCTS else ("",))]
             for slot, (case, layout) in enumerate(requests):
                 words = [f"case {slot} {case} batch={group.batch} features={group.features}"]
                 words += [f"layout={layout}"] if layout else [f"prepared={worker.lane.prepared}"] if worker.lane.prepared else []
@@ -231,7 +231,8 @@ class Bench:
     @staticmethod
     def prepared(entry: Entry) -> str:
         if entry.worker.lane.prepared:
-            return entry.worker.lane.prepared if entry.case == "encode" else "none"
+            packed = {"encode": entry.worker.lane.prepared, "linear": "packed"}
+            return packed.get(entry.case, "none")
         return "packed" if entry.worker.lane.impl == "onednn" else "rows" if entry.layout == "rows" else "none"
 
     # ---- cases with a process of their own ----

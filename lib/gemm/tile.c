@@ -1,9 +1,8 @@
 #include "gemm/gemm.h"
 
-enum {
-    KC = 384,      /* k-slice of prepared panels: 8 packed rows of it are 12 KB (L1), a block of 4 panels is 288 KB (L2) */
-    KC_PACKED = 96 /* of panels packed on the way, 16 at a time so that each stored row is read in runs of 3 KB: 288 KB again */
-};
+/* Weights of a chain per step with panels packed on the way: 16 panels at a time, so that each stored row is read in runs of 3 KB; 288 KB
+ * again. */
+enum { SLICE_PACKED = 96 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -17,7 +16,7 @@ size_t saei_dots_c_floats(void)
 
 size_t saei_dots_pack_floats(size_t d)
 {
-    return (size_t)SAEI_TILE * min_size(d, KC_PACKED);
+    return (size_t)SAEI_TILE * min_size(d, SLICE_PACKED);
 }
 
 size_t saei_dots_step(const saei_dense *w, size_t n_rows)
@@ -25,14 +24,9 @@ size_t saei_dots_step(const saei_dense *w, size_t n_rows)
     return w->panels && n_rows > SAEI_ROWS ? SAEI_BLOCK : SAEI_TILE;
 }
 
-static bool uses_packed_rows(const saei_dense *w, size_t n_rows)
-{
-    return n_rows > SAEI_FEW || (w->panels && n_rows > 1);
-}
-
 void saei_dots_begin(const saei_kernels *k, const saei_dense *w, const saei_xrows *x)
 {
-    if (uses_packed_rows(w, x->n))
+    if (x->n > SAEI_FEW)
         k->pack_rows(x->packed, x->x, x->ldx, x->n, (size_t)w->m.d);
 }
 
@@ -42,7 +36,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
                            float *pack)
 {
     const size_t d = (size_t)w->m.d, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
-    const size_t slice = !w->panels ? KC_PACKED : x->n <= SAEI_ROWS ? d : KC;
+    const size_t slice = !w->panels ? SLICE_PACKED : x->n <= SAEI_ROWS ? d : SAEI_SLICE;
     size_t k0 = 0;
     do {
         const size_t kc = min_size(slice, d - k0);
@@ -62,10 +56,10 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
 void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, size_t nj, const saei_xrows *x, float *pack)
 {
     const size_t d = (size_t)w->m.d, ldc = saei_dots_step(w, x->n);
-    if (uses_packed_rows(w, x->n))
+    if (x->n > SAEI_FEW)
         dots_by_panels(k, w, c, ldc, j0, nj, x, pack);
     else if (w->panels)
-        k->gemv_panels(c, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, d);
+        k->gemv_panels(c, ldc, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, x->ldx, x->n, d);
     else if (w->m.by_cols)
         k->gemv_cols(c, ldc, &w->m, j0, nj, x->x, x->ldx, x->n);
     else

@@ -43,7 +43,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Bench]:
     bench.stop()
 
 
-@pytest.mark.parametrize("case", ["encode", "decode", "probe", "steer", "neighbors"])
+@pytest.mark.parametrize("case", ["encode", "decode", "probe", "steer", "neighbors", "linear"])
 def test_every_case_gives_rows(bench: run.Bench, case: str) -> None:
     bench.rows.clear()
     bench.run_group(Group((case, "gemm") if case == "encode" else (case,), D_IN, D_SAE, 3, 1, features=4, rounds=2, turn_ms=0.1))
@@ -52,7 +52,7 @@ def test_every_case_gives_rows(bench: run.Bench, case: str) -> None:
     for row in bench.rows:
         assert all(k in row for k in KEYS)
         assert 0 < row["ms_min"] <= row["ms_median"]
-        assert (row["roof_fraction"] is not None) == (row["case"] in ("encode", "gemm", "neighbors"))
+        assert (row["roof_fraction"] is not None) == (row["case"] in ("encode", "gemm", "neighbors", "linear"))
     assert json.loads(json.dumps(bench.rows)) == bench.rows
 
 

@@ -75,6 +75,44 @@ for source in examples/*.c; do
     done
 done
 
+# BLIS, where the build has it, comes with the library: no example uses it, so a program here does. Beside it the host has a BLIS of its own.
+cat >"$tmp/src/layer.c" <<'TEXT'
+#include <sae.h>
+#include <stdio.h>
+
+char scratch[1 << 20];
+void bli_init(void);
+void bli_init(void)
+{
+    puts("the host's");
+}
+
+int main(void)
+{
+    const float w[] = {1, 2, 3, 4, 5, 6};
+    float x[] = {1, 10, 100}, y[2];
+    sae_env *env;
+    sae_gemm *gemm;
+    sae_gemm_weights weights = {sizeof weights, SAE_F32, w, 0, NULL, 2, 3};
+    sae_rows in = {sizeof in, SAE_F32, x, 0, 1, NULL}, out = {sizeof out, SAE_F32, y, 0, 1, NULL};
+    int32_t backend = sae_gemm_blis_available() == SAE_YES ? SAE_GEMM_BLIS : SAE_GEMM_NATIVE;
+    if (sae_env_create(&env, NULL, NULL) || sae_gemm_pack(&gemm, env, &weights, backend, NULL) ||
+        sae_gemm_run(gemm, &in, &out, scratch, sizeof scratch, NULL))
+        return 1;
+    printf("%g %g\n", (double)y[0], (double)y[1]);
+    sae_gemm_free(gemm);
+    sae_env_free(env);
+    return 0;
+}
+TEXT
+for kind in shared archive; do
+    if (cd "$tmp" && compile layer $kind) 2>"$tmp/log" && "$tmp/out/layer.$kind" >"$tmp/got" 2>"$tmp/log" && [ "$(cat "$tmp/got")" = '321 654' ]; then
+        ok
+    else
+        bad "a linear layer ($kind) does not build or gives something else:" "$(cat "$tmp/log" "$tmp/got")"
+    fi
+done
+
 # The demo: its world and what is found in it are the same everywhere, the hash of the codes included.
 cp -r examples/demo "$tmp/src/demo"
 # shellcheck disable=SC2046,SC2086 # flags are words
