@@ -6,14 +6,18 @@ bindir      ?= $(exec_prefix)/bin
 libdir      ?= $(exec_prefix)/lib
 includedir  ?= $(prefix)/include
 INSTALL     ?= install
+OBJCOPY     ?= objcopy
 PKG_CONFIG  ?= pkg-config
 PYTHON      ?= python3
 CROSS_CC    ?= aarch64-linux-gnu-gcc
 FUZZ_CC     ?= clang
 CFLAGS      ?= -O2 -g
 comma       := ,
-# SAN=address,undefined or SAN=thread: a build of its own, beside the plain one.
-B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+# The BLIS that sae_gemm may use: a serial libblis.a, with blis.h where its prefix keeps headers. Debian has no .pc for it, so the compiler is
+# asked. BLIS=0 builds without it, and so does a machine that lacks it.
+BLIS        ?= $(realpath $(shell $(CC) -print-file-name=blis-serial/libblis.a))
+# SAN=address,undefined or SAN=thread, or BLIS=0: a build of its own, beside the plain one.
+B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(BLIS)),/no-blis)
 
 # What the code needs to be itself; CFLAGS stays the caller's.
 WARN       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef
@@ -27,11 +31,16 @@ version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
 SONAME  := libsae.so.$(call version_of,MAJOR)
 
+# $(blis_archive) and its headers, $(blis_include): as BLIS stands when a recipe runs, since `make check` may have installed it.
+blis_archive = $(filter-out 0,$(BLIS))
+blis_include = $(addprefix -isystem ,$(subst /lib/,/include/,$(dir $(blis_archive))) $(addsuffix blis,$(subst /lib/,/include/,$(dir $(blis_archive)))))
+
 LIB_SRC  := $(wildcard lib/*/*.c)
-LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+# What is linked: BLIS comes in with the one object that calls it.
+LIB_OBJ  := $(patsubst $(B)/lib/gemm/blis.o,$(B)/lib/blis.o,$(LIB_SRC:%.c=$(B)/%.o))
 # What needs no files: all except the readers.
 CORE_SRC := $(filter-out lib/io/% lib/model/open.c,$(LIB_SRC))
-CORE_OBJ := $(CORE_SRC:%.c=$(B)/%.o)
+CORE_OBJ := $(filter $(CORE_SRC:%.c=$(B)/%.o) $(B)/lib/blis.o,$(LIB_OBJ))
 TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 # Tests: the core ones need libc and the core alone, the api ones see <sae.h> and the .so, the others see lib/ and the archive.
@@ -63,6 +72,13 @@ $(B)/lib/%.o: lib/%.c | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(COMPILE) -Ilib $(EXTRA) -c -o $@ $<
+
+# What the backend needs of the archive is linked into its object and made local: no bli_ symbol leaves libsae.so or libsae.a, and a host's own
+# BLIS stays another.
+$(B)/lib/gemm/blis.o: EXTRA = $(if $(blis_archive),-DSAEI_BLIS -fno-lto $(blis_include))
+$(B)/lib/blis.o: $(B)/lib/gemm/blis.o
+	$(call say,BLIS)
+	$(Q)$(LD) -r -o $@ $< $(blis_archive) && $(OBJCOPY) --wildcard --keep-global-symbol='saei_*' $@
 
 $(B)/libsae.a: $(LIB_OBJ)
 	$(call say,AR)

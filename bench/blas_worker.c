@@ -191,7 +191,7 @@ static bool turn_over(void)
 
 static bool setup(const bench_case *c)
 {
-    if (strcmp(c->name, "gemm") != 0)
+    if (strcmp(c->name, "gemm") != 0 && strcmp(c->name, "linear") != 0)
         return bench_no("no case %s", c->name);
     if (!weights[0] || c->batch < 1 || c->batch > MAX_BATCH)
         return bench_no("nothing open, or a batch of %d", c->batch);

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES = ("encode", "decode", "probe", "steer", "open", "neighbors", "gemm")
+NAMES = ("encode", "decode", "probe", "steer", "open", "neighbors", "gemm", "linear")
 SHAPES = ((768, 24576), (2304, 16384))
 BATCHES = (1, 8, 64, 512)
 WIDE = (2304, 16384)
+PRODUCTS = ("gemm", "linear")  # a lane runs them once for each layout of the weights that it can take
+LINEAR = ((768, 768), (2304, 9216), (128, 352))  # linear layers, as an engine has them: GPT-2's, Gemma 2 2B's, a toy's
+LINEAR_BATCHES = (1, 2, 4, 8, 16, 64, 512)
 SPARSE = (2304, 131072)  # 2.4 GB of f32
 
 
@@ -38,7 +41,7 @@ class Group:
     @property
     def has_roof(self) -> bool:
         """Whether its weights come from memory and its work is measured against the machine's ceilings."""
-        return self.cases[0] in ("encode", "gemm", "neighbors")
+        return self.cases[0] in ("encode", *PRODUCTS, "neighbors")
 
     def roof_ms(self, case: str, read_gbs: float, gflops: float, weight_bytes: int) -> float | None:
         """The shortest time this machine allows: every weight read once, every product one FMA. None where the work has no roof."""
@@ -66,6 +69,10 @@ def groups(n_cores: int, chosen: set[str], quick: bool) -> list[Group]:
                 n = max(1, rounds - 2) if batch == BATCHES[-1] else rounds
                 out.append(Group(products, d_in, d_sae, batch, threads, rounds=n, turn_ms=turn_ms))
     small_ms = 2 if quick else 10
+    for d_in, d_out in LINEAR:
+        for threads in [1] if quick or n_cores == 1 else [1, n_cores]:
+            for batch in LINEAR_BATCHES if "linear" in chosen else ():
+                out.append(Group(("linear",), d_in, d_out, batch, threads, rounds=rounds, turn_ms=small_ms))
     for batch in (1, 64):
         if "decode" in chosen:
             out.append(Group(("decode",), *WIDE, batch, 1, features=64, rounds=rounds, turn_ms=small_ms))

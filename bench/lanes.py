@@ -160,10 +160,10 @@ def libsae_lanes(worker: Path, isa: str | None) -> list[Lane]:
 RUNS = ("encode", "decode", "probe", "steer")
 # What each of peer_worker.py imports, and the cases that it has.
 PYTHON_PEERS = {
-    "numpy": ("numpy", (*RUNS, "neighbors", "gemm", "open")),
-    "torch-f32": ("torch", (*RUNS, "neighbors", "gemm")),
-    "torch-bf16": ("torch", (*RUNS, "neighbors", "gemm")),
-    "onednn": ("torch", ("gemm",)),
+    "numpy": ("numpy", (*RUNS, "neighbors", *cases.PRODUCTS, "open")),
+    "torch-f32": ("torch", (*RUNS, "neighbors", *cases.PRODUCTS)),
+    "torch-bf16": ("torch", (*RUNS, "neighbors", *cases.PRODUCTS)),
+    "onednn": ("torch", cases.PRODUCTS),
     "saelens": ("sae_lens", (*RUNS, "open")),
     "faiss": ("faiss", ("neighbors",)),
 }
@@ -192,9 +192,9 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
     lanes: list[Lane] = []
     missing: list[str] = []
     if has_blis:
-        lanes.append(Lane("blis", (str(worker), "blis"), cases=("gemm",)))
+        lanes.append(Lane("blis", (str(worker), "blis"), cases=cases.PRODUCTS))
         if isa:
-            lanes.append(Lane("blis@forced", (str(worker), "blis", BLIS_ARCH[isa]), cases=("gemm",)))
+            lanes.append(Lane("blis@forced", (str(worker), "blis", BLIS_ARCH[isa]), cases=cases.PRODUCTS))
     else:
         missing.append("blis: no <blis.h> (Debian: libblis-serial-dev)")
     candidates = [("libopenblas.so.0", "", ""), ("libopenblas.so", "", "")]
@@ -202,7 +202,7 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
     if bundled:
         candidates.append((str(bundled), "scipy_", "64_"))
     for argv in candidates:
-        lane = Lane("openblas", (str(worker), *argv), cases=("gemm",))
+        lane = Lane("openblas", (str(worker), *argv), cases=cases.PRODUCTS)
         probe = Worker(lane)
         try:
             probe.hello()
@@ -213,7 +213,7 @@ def blas_lanes(worker: Path, has_blis: bool, isa: str | None) -> tuple[list[Lane
         lanes.append(lane)
         env = FORCED["numpy"].get(isa or "")
         if env:
-            lanes.append(Lane("openblas@forced", lane.argv, env=tuple(env.items()), cases=("gemm",)))
+            lanes.append(Lane("openblas@forced", lane.argv, env=tuple(env.items()), cases=cases.PRODUCTS))
         return lanes, missing
     missing.append("openblas: no libopenblas.so.0 (Debian: libopenblas0-serial or libopenblas0-pthread)")
     return lanes, missing

@@ -221,7 +221,7 @@ def full(result: Result) -> str:
         out.append("A quick run: a look, not figures.")
     out += [f"Skipped: {line}." for line in machine["skipped"]] + [f"**Fault:** {line}." for line in machine["faults"]]
     out += ["## Targets", targets_table(rows), *encode_tables(rows, "##")]
-    for case in ("decode", "probe", "steer", "neighbors", "open"):
+    for case in ("linear", "decode", "probe", "steer", "neighbors", "open"):
         if select(rows, case=case):
             out += [f"## {case.capitalize()}", other_table(rows, case)]
     out += ["## Ceilings", ceilings_table(result["ceilings"])]

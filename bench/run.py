@@ -120,7 +120,7 @@ class Bench:
         out: list[Entry] = []
         for worker in self.workers:
             mine = [c for c in group.cases if c in worker.lane.cases]
-            requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c == "gemm" else ("",))]
+            requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c in cases.PRODUCTS else ("",))]
             for slot, (case, layout) in enumerate(requests):
                 words = [f"case {slot} {case} batch={group.batch} features={group.features}"]
                 words += [f"layout={layout}"] if layout else [f"prepared={worker.lane.prepared}"] if worker.lane.prepared else []

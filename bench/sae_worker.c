@@ -20,9 +20,10 @@ typedef struct state {
     sae_probe *probe;
     sae_plan *plans[2];
     sae_index *index;
+    sae_gemm *gemm;
     sae_info info;
     float *x;   /* [MAX_BATCH][d_in] */
-    float *y;   /* [MAX_BATCH][d_in], decoded or steered rows */
+    float *y;   /* [MAX_BATCH][d_in], decoded or steered rows; [MAX_BATCH][d_sae] of a linear layer */
     float *out; /* [MAX_BATCH][MAX_FEATURES] */
     void *scratch;
     size_t scratch_bytes;
@@ -50,6 +51,7 @@ static bool check(sae_status status, const char *what)
 
 static void free_all(void)
 {
+    sae_gemm_free(now.gemm);
     sae_index_free(now.index);
     sae_plan_free(now.plans[0]);
     sae_plan_free(now.plans[1]);
@@ -242,6 +244,37 @@ static bool setup_neighbors(void)
     return true;
 }
 
+/* A linear layer of W_enc's shape, without bias. */
+static void run_linear(void)
+{
+    const sae_rows x = rows_of(now.x, on.batch), y = rows_of(now.y, on.batch);
+    status = sae_gemm_run(now.gemm, &x, &y, now.scratch, now.scratch_bytes, &err);
+}
+
+static bool setup_linear(void)
+{
+    const size_t d_in = (size_t)now.info.d_in, d_sae = (size_t)now.info.d_sae;
+    float *w = malloc(d_in * d_sae * sizeof *w);
+    sae_gemm_weights weights = {.struct_size = sizeof weights, .dtype = SAE_F32, .w = w, .n_out = now.info.d_sae, .n_in = now.info.d_in};
+    free(now.y);
+    now.y = malloc(MAX_BATCH * d_sae * sizeof *now.y);
+    bool good = w && now.y ? true : bench_no("no memory for a linear layer");
+    good = good && check(sae_model_read(now.model, SAE_W_ENC, 0, now.info.d_sae, w, &err), "sae_model_read") &&
+           check(sae_gemm_pack(&now.gemm, now.env, &weights, SAE_GEMM_NATIVE, &err), "sae_gemm_pack") &&
+           check(sae_gemm_scratch_bytes(now.gemm, on.batch, &now.scratch_bytes), "sae_gemm_scratch_bytes");
+    free(w);
+    if (!good)
+        return false;
+    now.scratch = malloc(now.scratch_bytes);
+    if (!now.scratch)
+        return bench_no("no memory for the scratch");
+    run_linear();
+    for (int r = 0; r < on.batch; r++) /* as blas_worker counts */
+        bench_count += (double)now.y[(size_t)r * d_sae] * 1000;
+    bench_bits = bench_hash(0, now.y, (size_t)on.batch * d_sae * sizeof *now.y);
+    return true;
+}
+
 /* ---- creating a probe from a file too large to read: time cold, and what it adds to the resident set ---- */
 
 static void forget_file(void)
@@ -285,9 +318,9 @@ static const struct {
     const char *name;
     bool (*setup)(void);
     void (*run)(void);
-} cases[] = {
-    {"encode", setup_encode, run_encode}, {"decode", setup_decode, run_decode},          {"probe", setup_probe, run_probe},
-    {"steer", setup_steer, run_steer},    {"neighbors", setup_neighbors, run_neighbors}, {"probe-create", setup_create, run_create}};
+} cases[] = {{"encode", setup_encode, run_encode},      {"decode", setup_decode, run_decode},          {"probe", setup_probe, run_probe},
+             {"steer", setup_steer, run_steer},         {"neighbors", setup_neighbors, run_neighbors}, {"linear", setup_linear, run_linear},
+             {"probe-create", setup_create, run_create}};
 
 static void (*run_case)(void);
 

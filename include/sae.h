@@ -33,5 +33,6 @@
 #include "sae/codec.h"
 #include "sae/steer.h"
 #include "sae/distance.h"
+#include "sae/gemm.h"
 
 #endif

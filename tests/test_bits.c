@@ -1,5 +1,5 @@
 /* The published bits: seeded models of every architecture, normaliser, dtype and layout give the same codes, decoded rows, probes, steered
- * rows and neighbours on every instruction set, prepared or not, and these are the ones in tests/golden/bits.txt.
+ * rows, neighbours and products on every instruction set, prepared or not, and these are the ones in tests/golden/bits.txt.
  * Usage: test_bits FILE [--write]. Needs libc and the library alone. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,55 +218,115 @@ static uint64_t model_hash(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype
     return hash;
 }
 
+/* A linear layer of w.enc's shape with bias, in calls of 1, 4 and 8 rows, from every dtype. */
+static uint64_t gemm_hash(sae_env *env, sae_dtype dtype)
+{
+    static float x[ROWS * D], y[ROWS * N];
+    seed_weights(77);
+    seed_rows(x);
+    for (int i = 0; i < D * N; i++)
+        store(w.stored[0] + (size_t)i * sae_dtype_bytes(dtype), w.enc[i], dtype);
+    const sae_gemm_weights linear = {
+        .struct_size = sizeof linear, .dtype = dtype, .w = w.stored[0], .bias = w.b_enc, .n_out = N, .n_in = D};
+    sae_gemm *gemm;
+    size_t bytes;
+    need(sae_gemm_pack(&gemm, env, &linear, SAE_GEMM_NATIVE, &err), "sae_gemm_pack");
+    need(sae_gemm_scratch_bytes(gemm, ROWS, &bytes), "sae_gemm_scratch_bytes");
+    void *scratch = malloc(bytes);
+    for (int first = 0, n = 1; first < ROWS; first += n, n = first == 1 ? 4 : 8) {
+        const sae_rows in = {.struct_size = sizeof in, .dtype = SAE_F32, .x = x + first * D, .n_rows = n};
+        const sae_rows out = {.struct_size = sizeof out, .dtype = SAE_F32, .x = y + first * N, .n_rows = n};
+        need(sae_gemm_run(gemm, &in, &out, scratch, bytes, &err), "sae_gemm_run");
+    }
+    free(scratch);
+    sae_gemm_free(gemm);
+    hash = 14695981039346656037u;
+    add(y, sizeof y);
+    return hash;
+}
+
+/* One line of the file. */
+typedef struct line {
+    FILE *file;
+    int writing;
+    char name[64];
+    unsigned long long want;
+} line;
+
+static int passed, failed;
+
+static void begin_line(line *l, const char *name)
+{
+    char found[64];
+    snprintf(l->name, sizeof l->name, "%s", name);
+    l->want = 0;
+    if (!l->writing && (fscanf(l->file, "%63s %llx", found, &l->want) != 2 || strcmp(found, name) != 0))
+        l->want = 0;
+}
+
+static void compare(line *l, const char *isa, int form, uint64_t got)
+{
+    if (l->writing && l->want == 0) {
+        l->want = got;
+        fprintf(l->file, "%s %016llx\n", l->name, l->want);
+    }
+    if (got == l->want) {
+        passed++;
+    } else {
+        failed++;
+        printf("%s on %s, form %d: %016llx, not %016llx\n", l->name, isa, form, (unsigned long long)got, l->want);
+    }
+}
+
+static sae_env *env_of(sae_isa isa)
+{
+    const sae_env_options opt = {.struct_size = sizeof opt, .isa = isa};
+    sae_env *env;
+    need(sae_env_create(&env, &opt, &err), "sae_env_create");
+    return env;
+}
+
 int main(int argc, char **argv)
 {
     static const sae_isa isas[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
     static const sae_dtype dtypes[] = {SAE_F32, SAE_F16, SAE_BF16};
-    int passed = 0, failed = 0;
+    sae_env *envs[sizeof isas / sizeof *isas];
+    size_t n_envs = 0;
     if (argc < 2) {
         fprintf(stderr, "usage: test_bits FILE [--write]\n");
         return 2;
     }
-    const int writing = argc > 2 && strcmp(argv[2], "--write") == 0;
-    FILE *file = fopen(argv[1], writing ? "w" : "r");
-    if (!file) {
+    line l = {.writing = argc > 2 && strcmp(argv[2], "--write") == 0};
+    l.file = fopen(argv[1], l.writing ? "w" : "r");
+    if (!l.file) {
         perror(argv[1]);
         return 1;
     }
-    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++)
-        for (sae_norm norm = SAE_NORM_NONE; norm <= SAE_NORM_LAYER; norm++) {
-            char name[64], line[64];
-            unsigned long long want = 0;
-            snprintf(name, sizeof name, "%s/%s", sae_arch_name(arch), sae_norm_name(norm));
-            if (!writing && fscanf(file, "%63s %llx", line, &want) != 2)
-                want = 0;
-            for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-                if (sae_isa_available(isas[i]) != SAE_YES)
-                    continue;
-                const sae_env_options opt = {.struct_size = sizeof opt, .isa = isas[i]};
-                sae_env *env;
-                need(sae_env_create(&env, &opt, &err), "sae_env_create");
-                for (int form = 0; form < 6; form++) { /* every dtype, all four layouts, prepared and not */
-                    const uint64_t got = model_hash(env, arch, norm, dtypes[form % 3], form % 4, form < 3 ? 0 : form == 3 ? 2u : 3u);
-                    if (writing && want == 0) {
-                        want = got;
-                        fprintf(file, "%s %016llx\n", name, want);
-                    }
-                    if (got == want) {
-                        passed++;
-                    } else {
-                        failed++;
-                        printf("%s on %s, form %d: %016llx, not %016llx\n", name, sae_isa_name(isas[i]), form, (unsigned long long)got,
-                               want);
-                    }
-                }
-                sae_env_free(env);
-            }
-        }
-    fclose(file);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         if (sae_isa_available(isas[i]) == SAE_YES)
-            printf("ran on %s\n", sae_isa_name(isas[i]));
+            envs[n_envs++] = env_of(isas[i]);
+    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++)
+        for (sae_norm norm = SAE_NORM_NONE; norm <= SAE_NORM_LAYER; norm++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s/%s", sae_arch_name(arch), sae_norm_name(norm));
+            begin_line(&l, name);
+            for (size_t i = 0; i < n_envs; i++)
+                for (int form = 0; form < 6; form++) /* every dtype, all four layouts, prepared and not */
+                    compare(&l, sae_isa_name(sae_env_isa(envs[i])), form,
+                            model_hash(envs[i], arch, norm, dtypes[form % 3], form % 4,
+                                       form < 3    ? 0
+                                       : form == 3 ? 2u
+                                                   : 3u));
+        }
+    begin_line(&l, "gemm");
+    for (size_t i = 0; i < n_envs; i++)
+        for (int form = 0; form < 3; form++)
+            compare(&l, sae_isa_name(sae_env_isa(envs[i])), form, gemm_hash(envs[i], dtypes[form]));
+    fclose(l.file);
+    for (size_t i = 0; i < n_envs; i++) {
+        printf("ran on %s\n", sae_isa_name(sae_env_isa(envs[i])));
+        sae_env_free(envs[i]);
+    }
     printf("%d passed, %d failed\n", passed, failed);
     return failed > 0;
 }

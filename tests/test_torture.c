@@ -504,6 +504,22 @@ static void free_index(void *p)
     sae_index_free(p);
 }
 
+static sae_status make_gemm(void **out, const parents *f)
+{
+    static const float bias[N];
+    const sae_gemm_weights w = {
+        .struct_size = sizeof w, .dtype = f->topk.weights.dtype, .w = f->topk.weights.w_dec, .bias = bias, .n_out = N, .n_in = D};
+    sae_gemm *gemm = NULL;
+    const sae_status status = sae_gemm_pack(&gemm, f->env, &w, SAE_GEMM_NATIVE, &err);
+    *out = gemm;
+    return status;
+}
+
+static void free_gemm(void *p)
+{
+    sae_gemm_free(p);
+}
+
 static sae_status make_pool(void **out, const parents *f)
 {
     sae_pool *pool = NULL;
@@ -543,6 +559,7 @@ static const struct {
     {"plan", make_plan, free_plan, 10},
     {"plan of a file", make_plan_of_file, free_plan, 5},
     {"index", make_index, free_index, 1},
+    {"packed matrix", make_gemm, free_gemm, 1},
 };
 
 static void *const marker = &err;
@@ -687,6 +704,7 @@ static void use_all(const parents *f, sae_model *model, int32_t d, int64_t d_sae
     sae_probe *probe;
     sae_plan *plan;
     sae_index *index;
+    sae_gemm *gemm;
     sae_codes codes = codes_make(ROWS, ROWS * d_sae, true);
     const sae_rows rows = rows_plain(x, ROWS, d);
     const sae_edit edits[] = {{.struct_size = sizeof *edits, .op = SAE_SET, .value = 1.0f, .model = model, .feature = 1},
@@ -696,11 +714,16 @@ static void use_all(const parents *f, sae_model *model, int32_t d, int64_t d_sae
     ACCEPTED(sae_probe_create(&probe, model, features, 4, &err));
     ACCEPTED(sae_plan_compile(&plan, f->env, d, 1, edits, LENGTH(edits), &err));
     ACCEPTED(sae_index_create(&index, model, SAE_BY_DECODER, &err));
+    const sae_gemm_weights square = {.struct_size = sizeof square, .dtype = SAE_BF16, .w = f->topk.weights.w_dec, .n_out = d, .n_in = d};
+    ACCEPTED(sae_gemm_pack(&gemm, f->env, &square, SAE_GEMM_NATIVE, &err));
+    size_t gemm_bytes;
+    ck_assert_int_eq(sae_gemm_scratch_bytes(gemm, ROWS, &gemm_bytes), SAE_OK);
+    const sae_rows product = rows_plain(dense, ROWS, d);
     const size_t plan_bytes = sae_plan_scratch_bytes(plan), index_bytes = sae_index_scratch_bytes(index);
-    void *plan_scratch = malloc(plan_bytes), *index_scratch = malloc(index_bytes);
+    void *plan_scratch = malloc(plan_bytes), *index_scratch = malloc(index_bytes), *gemm_scratch = malloc(gemm_bytes);
     sae_neighbors out = {.struct_size = sizeof out, .k = 5, .features = near, .cosines = cosines};
     const sae_status untried = 1;
-    sae_status got[10];
+    sae_status got[11];
     for (size_t i = 0; i < LENGTH(got); i++)
         got[i] = untried;
 
@@ -715,10 +738,12 @@ static void use_all(const parents *f, sae_model *model, int32_t d, int64_t d_sae
     got[7] = sae_index_nearest(index, &out, x, index_scratch, index_bytes, &err);
     got[8] = sae_index_nearest_feature(index, &out, 1, index_scratch, index_bytes, &err);
     got[9] = sae_index_pairs(index, dense, SAE_ANGLE, features, 3, index_scratch, index_bytes, &err);
+    got[10] = sae_gemm_run(gemm, &rows, &product, gemm_scratch, gemm_bytes, &err);
     disarm();
 
     for (size_t i = 0; i < LENGTH(got); i++)
         ck_assert_msg(got[i] == SAE_OK, "call %zu: %s", i, sae_status_name(got[i]));
+    sae_gemm_free(gemm);
     sae_index_free(index);
     sae_plan_free(plan);
     sae_probe_free(probe);
@@ -728,6 +753,7 @@ static void use_all(const parents *f, sae_model *model, int32_t d, int64_t d_sae
     free(dense);
     free(plan_scratch);
     free(index_scratch);
+    free(gemm_scratch);
 }
 
 START_TEST(compute_asks_for_nothing)

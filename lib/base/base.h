@@ -46,6 +46,19 @@ double saei_exp(double x);
 /* One element of any dtype at any alignment. */
 float saei_load(const void *p, sae_dtype dtype);
 
+/* A checked sae_rows. */
+typedef struct saei_rows {
+    unsigned char *x;
+    int64_t stride;
+    int64_t n;
+    sae_dtype dtype;
+    const int32_t *slot;
+} saei_rows;
+
+/* Checks and reads the caller's struct; d = elements per row. `in_place` refuses rows that overlap. */
+sae_status saei_rows_read(saei_rows *out, const sae_rows *rows, int32_t d, bool in_place, sae_error *err);
+void *saei_rows_at(const saei_rows *rows, int64_t r);
+
 /* A matrix somewhere in memory, seen by feature: row i holds feature i's d weights. */
 typedef struct saei_matrix {
     const void *data; /* any alignment */

@@ -5,19 +5,6 @@
 #include "model/model.h"
 #include "sae/codec.h"
 
-/* A checked sae_rows. */
-typedef struct saei_rows {
-    unsigned char *x;
-    int64_t stride;
-    int64_t n;
-    sae_dtype dtype;
-    const int32_t *slot;
-} saei_rows;
-
-/* Checks and reads the caller's struct; d = elements per row. `in_place` refuses rows that overlap. */
-sae_status saei_rows_read(saei_rows *out, const sae_rows *rows, int32_t d, bool in_place, sae_error *err);
-void *saei_rows_at(const saei_rows *rows, int64_t r);
-
 /* Row x [d_in] f32 -> xc = normalise(x) - b_in (may be in place), and what un-normalises a decoded row: y * scale + shift. */
 void saei_normalise(const sae_model *model, float *xc, const float *x, float *scale, float *shift);
 

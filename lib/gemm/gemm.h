@@ -9,6 +9,7 @@ enum {
     SAEI_FEW = 4,      /* up to here rows go through the GEMV kernels */
     SAEI_BLOCK = 192,  /* features per step when there are more rows: 4 panels, whose k-slice stays in L2 */
     SAEI_TILE = 768,   /* features per task */
+    SAEI_SLICE = 384,  /* weights of a chain per step: 8 packed rows of it are 12 KB (L1), SAEI_BLOCK features are 288 KB (L2) */
     SAEI_MAX_ROWS = 64 /* rows per call */
 };
 

@@ -1,9 +1,8 @@
 #include "gemm/gemm.h"
 
-enum {
-    KC = 384,      /* k-slice of prepared panels: 8 packed rows of it are 12 KB (L1), a block of 4 panels is 288 KB (L2) */
-    KC_PACKED = 96 /* of panels packed on the way, 16 at a time so that each stored row is read in runs of 3 KB: 288 KB again */
-};
+/* Weights of a chain per step with panels packed on the way: 16 panels at a time, so that each stored row is read in runs of 3 KB; 288 KB
+ * again. */
+enum { SLICE_PACKED = 96 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -17,7 +16,7 @@ size_t saei_dots_c_floats(void)
 
 size_t saei_dots_pack_floats(size_t d)
 {
-    return (size_t)SAEI_TILE * min_size(d, KC_PACKED);
+    return (size_t)SAEI_TILE * min_size(d, SLICE_PACKED);
 }
 
 size_t saei_dots_step(const saei_dense *w, size_t n_rows)
@@ -42,7 +41,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
                            float *pack)
 {
     const size_t d = (size_t)w->m.d, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
-    const size_t slice = !w->panels ? KC_PACKED : x->n <= SAEI_ROWS ? d : KC;
+    const size_t slice = !w->panels ? SLICE_PACKED : x->n <= SAEI_ROWS ? d : SAEI_SLICE;
     size_t k0 = 0;
     do {
         const size_t kc = min_size(slice, d - k0);

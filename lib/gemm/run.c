@@ -1,0 +1,213 @@
+/* Rows times a packed matrix. A call works on up to 512 rows at a time: they are packed first, then every tile of 192 outputs and 64 rows
+ * is a task of its own. */
+#include "gemm/blis.h"
+#include "gemm/gemm.h"
+#include "gemm/packed.h"
+
+enum {
+    PASS = 512,    /* rows packed at a time: bounds the scratch */
+    PACK_ROWS = 32 /* rows per packing task: fewer are not worth another thread */
+};
+
+/* One pass over rows. */
+typedef struct pass {
+    const sae_gemm *g;
+    saei_rows x, y;
+    int64_t first; /* row of x and y */
+    size_t n;      /* rows, <= PASS */
+    size_t block;  /* rows per task */
+    float *xs;     /* the rows as f32: [n][n_in]; NATIVE, more than one: in groups [ceil(n/8)][n_in][8] */
+    float *group;  /* per worker [8][n_in]: rows on the way into a group */
+    float *c;      /* per worker [block][SAEI_BLOCK] */
+} pass;
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint32_t chunks(size_t n, size_t each)
+{
+    return (uint32_t)((n + each - 1) / each);
+}
+
+/* Rows per task. BLIS packs the weights anew in every product, so it gets all rows at once. */
+static size_t block_rows(const sae_gemm *g, size_t n)
+{
+    return min_size(n, g->backend == SAE_GEMM_NATIVE ? SAEI_MAX_ROWS : PASS);
+}
+
+/* Lays the scratch of a pass of n rows; returns the bytes, SIZE_MAX when that is too much. */
+static size_t lay_scratch(pass *p, const sae_gemm *g, size_t n, void *block)
+{
+    const size_t workers = g->env->host.max_workers, groups = (n + SAEI_ROWS - 1) / SAEI_ROWS;
+    size_t total = 0;
+    const size_t xs = saei_reserve(&total, groups * SAEI_ROWS * g->n_in, sizeof(float));
+    const size_t group = saei_reserve(&total, workers * SAEI_ROWS * g->n_in, sizeof(float));
+    const size_t c = saei_reserve(&total, workers * block_rows(g, n) * SAEI_BLOCK, sizeof(float));
+    if (block) {
+        unsigned char *at = (unsigned char *)block + (-(uintptr_t)block & 63);
+        p->xs = (float *)(void *)(at + xs);
+        p->group = (float *)(void *)(at + group);
+        p->c = (float *)(void *)(at + c);
+    }
+    return total + 64;
+}
+
+sae_status sae_gemm_scratch_bytes(const sae_gemm *gemm, int64_t n_rows, size_t *out)
+{
+    pass unused;
+    if (!gemm || !out || n_rows < 0)
+        return SAE_E_ARG;
+    *out = lay_scratch(&unused, gemm, n_rows < PASS ? (size_t)n_rows : PASS, NULL);
+    return SAE_OK;
+}
+
+/* ---- tasks ---- */
+
+static void load_rows(const pass *p, float *to, size_t r0, size_t n)
+{
+    for (size_t r = 0; r < n; r++)
+        p->g->env->kernels->widen(to + r * p->g->n_in, saei_rows_at(&p->x, p->first + (int64_t)(r0 + r)), p->x.dtype, p->g->n_in);
+}
+
+static void load_task(void *job, uint32_t i, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const pass *p = job;
+    const size_t d = p->g->n_in, last = min_size(p->n, (size_t)(i + 1) * PACK_ROWS);
+    float *group = p->group + worker * SAEI_ROWS * d;
+    for (size_t r = (size_t)i * PACK_ROWS; r < last; r += SAEI_ROWS) {
+        const size_t n = min_size(SAEI_ROWS, last - r);
+        if (p->g->backend == SAE_GEMM_BLIS || p->n == 1) {
+            load_rows(p, p->xs + r * d, r, n);
+        } else {
+            load_rows(p, group, r, n);
+            p->g->env->kernels->pack_rows(p->xs + r * d, group, d, n, d);
+        }
+    }
+    saei_fp_leave(mode);
+}
+
+/* Rows r0 .. r0+n-1 with outputs j0 .. j0+nj-1. Up to 8 rows keep their sums in registers for the whole chain. */
+static void native_product(const pass *p, float *c, size_t r0, size_t n, size_t j0, size_t nj)
+{
+    const saei_kernels *k = p->g->env->kernels;
+    const size_t d = p->g->n_in, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
+    const float *w = p->g->weights + j0 * d, *x = p->xs + r0 * d;
+    if (p->n == 1) {
+        k->gemv_panels(c, w, n_panels, x, d);
+        return;
+    }
+    for (size_t k0 = 0; k0 < d; k0 += slice)
+        k->panels(c, SAEI_BLOCK, w + k0 * SAEI_PANEL, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n,
+                  min_size(slice, d - k0), k0 > 0);
+}
+
+/* y = c + bias: fma(1, bias, c) is that sum, rounded once. */
+static void store(const pass *p, const float *c, size_t r0, size_t n, size_t j0, size_t nj)
+{
+    static const int32_t row = 0;
+    static const float one = 1.0f;
+    const sae_gemm *g = p->g;
+    for (size_t r = 0; r < n; r++, c += SAEI_BLOCK) {
+        float *y = (float *)saei_rows_at(&p->y, p->first + (int64_t)(r0 + r)) + j0; /* any alignment: only kernels touch it */
+        if (g->bias) {
+            const saei_matrix bias = {g->bias + j0, SAE_F32, false, 1, (int32_t)nj};
+            g->env->kernels->combine(y, c, &bias, &row, &one, 1);
+        } else {
+            g->env->kernels->narrow(y, c, SAE_F32, nj);
+        }
+    }
+}
+
+static void product_task(void *job, uint32_t i, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const pass *p = job;
+    const sae_gemm *g = p->g;
+    const size_t blocks = chunks(p->n, p->block), r0 = i % blocks * p->block, j0 = i / blocks * SAEI_BLOCK;
+    const size_t n = min_size(p->block, p->n - r0), nj = min_size(SAEI_BLOCK, g->n_out - j0);
+    float *c = p->c + worker * p->block * SAEI_BLOCK;
+    if (g->backend == SAE_GEMM_BLIS)
+        saei_blis_product(c, SAEI_BLOCK, p->xs + r0 * g->n_in, n, g->weights + j0 * g->n_in, nj, g->n_in);
+    else
+        native_product(p, c, r0, n, j0, nj);
+    store(p, c, r0, n, j0, nj);
+    saei_fp_leave(mode);
+}
+
+static sae_status run_pass(pass *p)
+{
+    const saei_host *host = &p->g->env->host;
+    const sae_status status = saei_run(host, p, load_task, chunks(p->n, PACK_ROWS));
+    return status ? status : saei_run(host, p, product_task, chunks(p->n, p->block) * chunks(p->g->n_out, SAEI_BLOCK));
+}
+
+/* ---- the call ---- */
+
+static sae_status read_rows(saei_rows *out, const sae_rows *rows, size_t d, bool written, const char *name, sae_error *err)
+{
+    sae_error inner = {0};
+    const sae_status status = saei_rows_read(out, rows, (int32_t)d, written, &inner);
+    return status ? saei_fail(err, status, "sae_gemm_run, %s: %s", name, inner.text) : SAE_OK;
+}
+
+/* The addresses from the first to the last byte of some rows; false when they leave the address space. */
+static bool span(uintptr_t *first, uintptr_t *last, const saei_rows *rows, size_t d)
+{
+    int64_t reach;
+    const uintptr_t row_bytes = d * sae_dtype_bytes(rows->dtype);
+    if (__builtin_mul_overflow(rows->stride, rows->n - 1, &reach))
+        return false;
+    *first = *last = (uintptr_t)rows->x;
+    if (reach < 0 && __builtin_sub_overflow(*first, -(uintptr_t)reach, first))
+        return false;
+    if (reach > 0 && __builtin_add_overflow(*last, (uintptr_t)reach, last))
+        return false;
+    return !__builtin_add_overflow(*last, row_bytes - 1, last);
+}
+
+static sae_status check_rows(const sae_gemm *g, const saei_rows *x, const saei_rows *y, sae_error *err)
+{
+    uintptr_t x_first, x_last, y_first, y_last;
+    if (y->dtype != SAE_F32)
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run, y: its dtype is %s, it is written in f32", sae_dtype_name(y->dtype));
+    if (x->n != y->n)
+        return saei_fail(err, SAE_E_SHAPE, "sae_gemm_run: x has %lld rows, y has %lld", (long long)x->n, (long long)y->n);
+    if (!x->n)
+        return SAE_OK;
+    if (!span(&x_first, &x_last, x, g->n_in) || !span(&y_first, &y_last, y, g->n_out))
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run: %lld rows of stride %lld (x) and %lld (y) bytes leave the address space",
+                         (long long)x->n, (long long)x->stride, (long long)y->stride);
+    if (x_first <= y_last && y_first <= x_last)
+        return saei_fail(err, SAE_E_ARG,
+                         "sae_gemm_run: x and y overlap, x takes %zu bytes from %p on, y %zu from %p on: give y memory of its own",
+                         (size_t)(x_last - x_first) + 1, (void *)x_first, (size_t)(y_last - y_first) + 1, (void *)y_first);
+    return SAE_OK;
+}
+
+sae_status sae_gemm_run(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, void *scratch, size_t scratch_bytes, sae_error *err)
+{
+    if (!gemm)
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run: gemm is NULL");
+    pass p = {.g = gemm};
+    sae_status status;
+    if ((status = read_rows(&p.x, x, gemm->n_in, false, "x", err)) || (status = read_rows(&p.y, y, gemm->n_out, true, "y", err)) ||
+        (status = check_rows(gemm, &p.x, &p.y, err)))
+        return status;
+    const size_t most = p.x.n < PASS ? (size_t)p.x.n : PASS, need = lay_scratch(&p, gemm, most, NULL);
+    if (!scratch && most)
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run: scratch is NULL, %zu rows need %zu bytes", most, need);
+    if (scratch_bytes < need && most)
+        return saei_fail(err, SAE_E_CAPACITY, "the scratch has %zu bytes, sae_gemm_scratch_bytes asks for %zu", scratch_bytes, need);
+    lay_scratch(&p, gemm, most, scratch);
+    p.block = block_rows(gemm, most);
+    for (; p.first < p.x.n && !status; p.first += PASS) {
+        p.n = p.x.n - p.first < PASS ? (size_t)(p.x.n - p.first) : PASS;
+        status = run_pass(&p);
+    }
+    if (status)
+        return saei_fail(err, status, "the host's parallel-for failed while %lld rows were multiplied", (long long)p.x.n);
+    return saei_ok(err);
+}
