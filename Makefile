@@ -101,6 +101,17 @@ $(B)/sae: $(TOOL_OBJ) $(B)/$(SONAME)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $(TOOL_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson minizip zlib) -lm -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
 
+# The engine is a program like any other: public headers, shared library.
+ENGINE_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard examples/engine/*.c))
+$(B)/examples/%.o: examples/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(COMPILE) $(call pkg,--cflags,jansson) -c -o $@ $<
+$(B)/engine: $(ENGINE_OBJ) $(B)/$(SONAME)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(ENGINE_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson) -lm -Wl,-rpath,'$$ORIGIN'
+engine: $(B)/engine ## build the reference inference engine of examples/engine
+
 # ---- tests ----
 $(B)/tests/%.o: EXTRA = $(if $(filter $(B)/tests/api_%,$@),,-Ilib) -Itests
 $(B)/tests/%.o: tests/%.c | $(DEPS)
@@ -188,4 +199,4 @@ help: ## this list
 -include $(wildcard $(B)/*/*.d $(B)/*/*/*.d $(B)/fuzz/*/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all check check-c check-ecosystem fuzz bench demo storeabi format deps install uninstall clean help
+.PHONY: all check check-c check-ecosystem fuzz bench demo engine storeabi format deps install uninstall clean help

@@ -33,8 +33,8 @@ void engine_host_free(engine_host *host);
 /* ---- model ---- */
 
 typedef struct engine_shape {
-    int32_t dim;        /* of the residual stream */
-    int32_t hidden;     /* of the MLP */
+    int32_t dim;    /* of the residual stream */
+    int32_t hidden; /* of the MLP */
     int32_t n_layers;
     int32_t n_heads;    /* of queries */
     int32_t n_kv_heads; /* of keys and values; divides n_heads */
@@ -165,6 +165,7 @@ const engine_model *engine_session_model(const engine_session *s);
 
 /* Positions that a sequence holds. */
 int32_t engine_session_length(const engine_session *s, int32_t sequence);
+int32_t engine_session_sequences(const engine_session *s);
 int32_t engine_session_context(const engine_session *s);
 int32_t engine_session_max_rows(const engine_session *s);
 
@@ -246,7 +247,7 @@ sae_model *engine_sae_model(const engine_sae *s);
 
 /* Runs texts through the model and writes the rows that pass a hook, in shards, into a new folder. */
 typedef struct engine_export_options {
-    const char *texts;     /* a file: documents between lines "<|endoftext|>", or one a line where there is no such line */
+    const char *texts; /* a file: documents between lines "<|endoftext|>", or one a line where there is no such line */
     const char *hook_name;
     const char *folder;
     int32_t shard_rows; /* 0 = 65536 */

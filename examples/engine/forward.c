@@ -27,13 +27,13 @@ struct engine_session {
     int32_t *next;   /* [n_sequences] the position that a batch under check expects, -1 = not seen yet */
     float *keys;     /* [n_layers][n_sequences][context][kv], as values */
     float *values;
-    float *rope;                                  /* [context][head_size / 2][cos, sin] */
-    float *x, *y, *delta;                         /* [max_rows][dim] */
-    float *q, *mixed;                             /* [max_rows][n_heads * head_size] */
-    float *k, *v;                                 /* [max_rows][kv] */
-    float *gate, *up;                             /* [max_rows][hidden] */
-    float *scores;                                /* [n_workers][context] */
-    void *scratch;                                /* of the products */
+    float *rope;          /* [context][head_size / 2][cos, sin] */
+    float *x, *y, *delta; /* [max_rows][dim] */
+    float *q, *mixed;     /* [max_rows][n_heads * head_size] */
+    float *k, *v;         /* [max_rows][kv] */
+    float *gate, *up;     /* [max_rows][hidden] */
+    float *scores;        /* [n_workers][context] */
+    void *scratch;        /* of the products */
     size_t scratch_bytes;
     hook hooks[ENGINE_MAX_HOOKS];
     int32_t n_hooks;
@@ -82,13 +82,19 @@ static bool take_buffers(engine_session *s, engine_error *err)
     const struct {
         float **p;
         size_t a, b, c;
-    } all[] = {{&s->keys, places, context, kv}, {&s->values, places, context, kv},
+    } all[] = {{&s->keys, places, context, kv},
+               {&s->values, places, context, kv},
                {&s->rope, context, (size_t)m->head_size, 1},
-               {&s->x, rows, dim, 1},           {&s->y, rows, dim, 1},
-               {&s->delta, rows, dim, 1},       {&s->q, rows, q, 1},
-               {&s->mixed, rows, q, 1},         {&s->k, rows, kv, 1},
-               {&s->v, rows, kv, 1},            {&s->gate, rows, hidden, 1},
-               {&s->up, rows, hidden, 1},       {&s->scores, s->model->host->n_workers, context, 1}};
+               {&s->x, rows, dim, 1},
+               {&s->y, rows, dim, 1},
+               {&s->delta, rows, dim, 1},
+               {&s->q, rows, q, 1},
+               {&s->mixed, rows, q, 1},
+               {&s->k, rows, kv, 1},
+               {&s->v, rows, kv, 1},
+               {&s->gate, rows, hidden, 1},
+               {&s->up, rows, hidden, 1},
+               {&s->scores, s->model->host->n_workers, context, 1}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!(*all[i].p = engine_take(all[i].a, all[i].b, all[i].c, sizeof(float), err)))
             return false;
@@ -125,8 +131,8 @@ void engine_session_free(engine_session *s)
 {
     if (!s)
         return;
-    void *const all[] = {s->length, s->next, s->keys, s->values, s->rope, s->x,      s->y,      s->delta,
-                         s->q,      s->mixed, s->k,   s->v,      s->gate, s->up,     s->scores, s->scratch};
+    void *const all[] = {s->length, s->next,  s->keys, s->values, s->rope, s->x,  s->y,      s->delta,
+                         s->q,      s->mixed, s->k,    s->v,      s->gate, s->up, s->scores, s->scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(s);
@@ -140,6 +146,11 @@ const engine_model *engine_session_model(const engine_session *s)
 int32_t engine_session_length(const engine_session *s, int32_t sequence)
 {
     return s->length[sequence];
+}
+
+int32_t engine_session_sequences(const engine_session *s)
+{
+    return s->n_sequences;
 }
 
 int32_t engine_session_context(const engine_session *s)
@@ -186,12 +197,8 @@ void engine_session_unhook_all(engine_session *s)
 
 static bool call_hooks(engine_session *s, int32_t layer, int32_t kind, float *x, const engine_batch *b, engine_error *err)
 {
-    const engine_rows rows = {.x = x,
-                              .n_rows = b->n_rows,
-                              .dim = s->model->shape.dim,
-                              .token = b->token,
-                              .sequence = b->sequence,
-                              .position = b->position};
+    const engine_rows rows = {
+        .x = x, .n_rows = b->n_rows, .dim = s->model->shape.dim, .token = b->token, .sequence = b->sequence, .position = b->position};
     for (int32_t i = 0; i < s->n_hooks; i++) {
         const hook *h = s->hooks + i;
         if (h->at.layer == layer && h->at.kind == kind && !h->fn(h->user, &rows, err))

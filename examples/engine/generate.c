@@ -22,7 +22,8 @@ static void free_work(work *w)
 static bool take_work(work *w, size_t rows, size_t n_sequences, size_t n_vocab, engine_error *err)
 {
     const size_t most = rows < n_sequences ? rows : n_sequences;
-    return (w->token = engine_take(rows, 1, 1, sizeof *w->token, err)) && (w->sequence = engine_take(rows, 1, 1, sizeof *w->sequence, err)) &&
+    return (w->token = engine_take(rows, 1, 1, sizeof *w->token, err)) &&
+           (w->sequence = engine_take(rows, 1, 1, sizeof *w->sequence, err)) &&
            (w->position = engine_take(rows, 1, 1, sizeof *w->position, err)) && (w->want = engine_take(rows, 1, 1, sizeof *w->want, err)) &&
            (w->scratch = engine_take(n_vocab, 1, 1, sizeof *w->scratch, err)) &&
            (w->logits = engine_take(most, n_vocab, 1, sizeof *w->logits, err));
@@ -51,8 +52,8 @@ static bool is_stop(const engine_model *m, int32_t token)
     return false;
 }
 
-static bool extend(engine_request *r, int32_t sequence, const float *logits, const engine_model *m, work *w, engine_token_fn fn,
-                   void *user, engine_error *err)
+static bool extend(engine_request *r, int32_t sequence, const float *logits, const engine_model *m, work *w, engine_token_fn fn, void *user,
+                   engine_error *err)
 {
     const int32_t token = engine_sample(&r->sampler, logits, m->shape.n_vocab, w->scratch);
     if (token < 0)

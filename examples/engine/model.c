@@ -16,8 +16,8 @@ bool engine_shape_check(const engine_shape *s, const char *path, engine_error *e
     const struct {
         const char *name;
         int32_t value, most;
-    } sizes[] = {{"dim", s->dim, 1 << 16},           {"hidden", s->hidden, 1 << 18},     {"n_layers", s->n_layers, 1 << 10},
-                 {"n_heads", s->n_heads, 1 << 12},   {"n_kv_heads", s->n_kv_heads, 1 << 12}, {"head_size", s->head_size, 1 << 12},
+    } sizes[] = {{"dim", s->dim, 1 << 16},         {"hidden", s->hidden, 1 << 18},         {"n_layers", s->n_layers, 1 << 10},
+                 {"n_heads", s->n_heads, 1 << 12}, {"n_kv_heads", s->n_kv_heads, 1 << 12}, {"head_size", s->head_size, 1 << 12},
                  {"n_vocab", s->n_vocab, 1 << 24}, {"context", s->context, 1 << 24}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].value < 1 || sizes[i].value > sizes[i].most)
@@ -45,8 +45,8 @@ static bool take_part(const engine_model *m, const part *p, const char *where, e
 {
     for (int64_t i = 0; i < p->n_out * p->n_in; i++)
         if (!isfinite(p->w[i]))
-            return engine_fail(err, "%s%s holds a value that is not finite in row %lld, column %lld", where, p->name, (long long)(i / p->n_in),
-                               (long long)(i % p->n_in));
+            return engine_fail(err, "%s%s holds a value that is not finite in row %lld, column %lld", where, p->name,
+                               (long long)(i / p->n_in), (long long)(i % p->n_in));
     return !p->packed || engine_linear_create(p->packed, m->host, p->w, (int32_t)p->n_out, (int32_t)p->n_in, err);
 }
 

@@ -88,7 +88,7 @@ static bool read_header(engine_shape *s, bool *tied, const engine_file *f, const
 bool engine_read_bin(engine_model *m, const char *path, engine_error *err)
 {
     engine_file f;
-    bool tied;
+    bool tied = true;
     if (!engine_file_map(&f, path, err))
         return false;
     m->map = (void *)f.data;

@@ -87,10 +87,11 @@ static void read_names(const config *c, engine_model *m)
     const json_t *bos = json_object_get(c->root, "bos_token_id"), *eos = json_object_get(c->root, "eos_token_id"), *id;
     const char *name = json_string_value(json_object_get(c->root, "_name_or_path"));
     size_t i;
-    m->bos = json_is_integer(bos) && json_integer_value(bos) >= 0 && json_integer_value(bos) < m->shape.n_vocab ? (int32_t)json_integer_value(bos) : -1;
+    m->bos = json_is_integer(bos) && json_integer_value(bos) >= 0 && json_integer_value(bos) < m->shape.n_vocab
+                 ? (int32_t)json_integer_value(bos)
+                 : -1;
     add_stop(m, eos);
-    json_array_foreach (eos, i, id)
-        add_stop(m, id);
+    json_array_foreach(eos, i, id) add_stop(m, id);
     snprintf(m->name, sizeof m->name, "%s", name ? name : "");
 }
 
@@ -144,7 +145,8 @@ static bool read_layer(cursor *c, const engine_shape *s, engine_layer *l, int32_
         return false;
     pair_neighbours(wq, s->n_heads, s->head_size, s->dim, spare);
     pair_neighbours(wk, s->n_kv_heads, s->head_size, s->dim, spare);
-    return (l->wv = take_layer(c, layer, "self_attn.v_proj", kv, s->dim)) && (l->wo = take_layer(c, layer, "self_attn.o_proj", s->dim, q)) &&
+    return (l->wv = take_layer(c, layer, "self_attn.v_proj", kv, s->dim)) &&
+           (l->wo = take_layer(c, layer, "self_attn.o_proj", s->dim, q)) &&
            (l->w_gate = take_layer(c, layer, "mlp.gate_proj", s->hidden, s->dim)) &&
            (l->w_up = take_layer(c, layer, "mlp.up_proj", s->hidden, s->dim)) &&
            (l->w_down = take_layer(c, layer, "mlp.down_proj", s->dim, s->hidden)) &&
@@ -177,7 +179,8 @@ static bool read_weights(engine_model *m, const tensors *t, bool tied, engine_er
     const size_t n = n_floats(s, tied);
     if (t->file.bytes / 2 < n)
         return engine_fail(err, "%s has %zu bytes, too few for the %zu weights that config.json asks for", t->path, t->file.bytes, n);
-    if (!(m->owned = engine_take(n, 1, 1, sizeof *m->owned, err)) || !(m->layers = engine_take((size_t)s->n_layers, 1, 1, sizeof *m->layers, err)))
+    if (!(m->owned = engine_take(n, 1, 1, sizeof *m->owned, err)) ||
+        !(m->layers = engine_take((size_t)s->n_layers, 1, 1, sizeof *m->layers, err)))
         return false;
     cursor c = {.t = t, .at = m->owned, .err = err};
     if (!(m->embedding = take(&c, "model.embed_tokens.weight", s->n_vocab, s->dim)) || !read_layers(&c, m) ||

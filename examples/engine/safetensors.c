@@ -94,8 +94,8 @@ bool tensors_read(const tensors *t, const char *name, int64_t rows, int64_t colu
     const json_int_t from = json_integer_value(begin), to = json_integer_value(end);
     if (!json_is_integer(begin) || !json_is_integer(end) || from < 0 || to < from || (uint64_t)to > room ||
         (uint64_t)(to - from) != n * sae_dtype_bytes(dtype))
-        return engine_fail(err, "%s: the data of %s, bytes %lld to %lld of %zu, is not that of %zu elements", t->path, name, (long long)from,
-                           (long long)to, room, n);
+        return engine_fail(err, "%s: the data of %s, bytes %lld to %lld of %zu, is not that of %zu elements", t->path, name,
+                           (long long)from, (long long)to, room, n);
     convert(out, t->file.data + t->data + from, n, dtype);
     return true;
 }

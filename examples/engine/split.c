@@ -33,7 +33,8 @@ bool engine_utf8_valid(const char *text, size_t n_bytes)
         const size_t from = at;
         const uint32_t c = engine_utf8_next(text, n_bytes, &at);
         const size_t bytes = s[0] < 0xc0 ? 1 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-        if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4 || at - from != bytes || c < least[bytes] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+        if ((s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4 || at - from != bytes || c < least[bytes] || c > 0x10ffff ||
+            (c >= 0xd800 && c < 0xe000))
             return false;
         for (size_t i = 1; i < bytes; i++)
             if (s[i] < 0x80 || s[i] > 0xbf)

@@ -341,7 +341,8 @@ static void free_desk(desk *d)
 
 static bool take_desk(desk *d, size_t n, engine_error *err)
 {
-    return (d->word.id = engine_take(n, 1, 1, sizeof *d->word.id, err)) && (d->word.merged = engine_take(n, 1, 1, sizeof *d->word.merged, err)) &&
+    return (d->word.id = engine_take(n, 1, 1, sizeof *d->word.id, err)) &&
+           (d->word.merged = engine_take(n, 1, 1, sizeof *d->word.merged, err)) &&
            (d->word.cost = engine_take(n, 1, 1, sizeof *d->word.cost, err)) && (d->text = engine_take(n, 1, 1, 1, err)) &&
            (d->letters = engine_take(n, 2, 1, 1, err)) && (d->out = engine_take(n, 1, 1, sizeof *d->out, err));
 }

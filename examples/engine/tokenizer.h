@@ -27,7 +27,12 @@ typedef struct merge {
 enum { SPLIT_NONE = 0, SPLIT_GPT2 = 1, SPLIT_LLAMA3 = 2, SPLIT_BLANKS = 3 /* before each "▁" */ };
 
 /* When a blank is put in front of a text. */
-enum { BLANK_NEVER = 0, BLANK_ALWAYS = 1, BLANK_MISSING = 2 /* unless one is there */, BLANK_FIRST = 3 /* as missing, at the very beginning only */ };
+enum {
+    BLANK_NEVER = 0,
+    BLANK_ALWAYS = 1,
+    BLANK_MISSING = 2 /* unless one is there */,
+    BLANK_FIRST = 3 /* as missing, at the very beginning only */
+};
 
 /* A token that is found in a text as it stands, before all else. */
 typedef struct added {

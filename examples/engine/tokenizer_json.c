@@ -65,10 +65,9 @@ static bool count_tokens(reader *r, const json_t *vocab, const json_t *added_tok
     const char *key;
     json_t *value;
     size_t i;
-    json_object_foreach ((json_t *)vocab, key, value)
-        highest = json_integer_value(value) > highest ? json_integer_value(value) : highest;
-    json_array_foreach (added_tokens, i, value)
-        highest = json_integer_value(json_object_get(value, "id")) > highest ? json_integer_value(json_object_get(value, "id")) : highest;
+    json_object_foreach((json_t *)vocab, key, value) highest = json_integer_value(value) > highest ? json_integer_value(value) : highest;
+    json_array_foreach(added_tokens, i, value) highest =
+        json_integer_value(json_object_get(value, "id")) > highest ? json_integer_value(json_object_get(value, "id")) : highest;
     if (highest < 0 || highest >= (json_int_t)most || most > INT32_MAX / 4)
         return engine_fail(r->err, "%s: the highest token is %lld, but %zu tokens are listed", r->path, (long long)highest, most);
     r->n = (int32_t)highest + 1;
@@ -79,11 +78,9 @@ static bool read_vocab(reader *r, const json_t *vocab)
 {
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)vocab, key, value)
-        if (!json_is_integer(value))
-            return engine_fail(r->err, "%s: the number of token '%.60s' is none", r->path, key);
-        else if (!place(r, json_integer_value(value), key))
-            return false;
+    json_object_foreach((json_t *)vocab, key, value) if (!json_is_integer(value)) return engine_fail(
+        r->err, "%s: the number of token '%.60s' is none", r->path, key);
+    else if (!place(r, json_integer_value(value), key)) return false;
     return true;
 }
 
@@ -94,7 +91,8 @@ static bool read_added(reader *r, const json_t *list)
     json_t *value;
     if (!(t->added = engine_take(json_array_size(list), 1, 1, sizeof *t->added, r->err)))
         return false;
-    json_array_foreach (list, i, value) {
+    json_array_foreach(list, i, value)
+    {
         const json_t *id = json_object_get(value, "id");
         const char *content = text_of(value, "content");
         if (!json_is_integer(id) || !*content)
@@ -202,9 +200,7 @@ static bool read_merges(reader *r, const json_t *list)
     if (!(r->t->merges = engine_take(places, 1, 1, sizeof *r->t->merges, r->err)))
         return false;
     r->t->merge_mask = places - 1;
-    json_array_foreach (list, i, m)
-        if (!read_merge(r, m, (int32_t)i))
-            return false;
+    json_array_foreach(list, i, m) if (!read_merge(r, m, (int32_t)i)) return false;
     return true;
 }
 
@@ -245,8 +241,9 @@ static bool read_metaspace(reader *r, const json_t *s)
 }
 
 /* Llama 3's way to cut a text (split.c). */
-static const char llama3_words[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*"
-                                   "[\\r\\n]+|\\s+(?!\\S)|\\s+";
+static const char llama3_words[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*"
+    "[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 static bool read_words(reader *r, const json_t *s)
 {
@@ -294,7 +291,8 @@ static bool read_template(reader *r, const json_t *s)
     size_t i;
     json_t *part;
     bool text_seen = false;
-    json_array_foreach (json_object_get(s, "single"), i, part) {
+    json_array_foreach(json_object_get(s, "single"), i, part)
+    {
         const json_t *special = json_object_get(part, "SpecialToken");
         const json_t *ids = json_object_get(json_object_get(json_object_get(s, "special_tokens"), text_of(special, "id")), "ids");
         const json_t *id = json_array_get(ids, 0);
