@@ -1,0 +1,42 @@
+"""The engine, built as a stranger would: libsae installed under a prefix of its own, flags from pkg-config, sources copied out of the tree."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "examples" / "world"))
+
+FLAGS = "-std=c11 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror"
+SANITIZE = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+
+def _said(*command: str, env: dict[str, str] | None = None) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=env).stdout
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The engine as it is, and one with sanitizers for hostile files."""
+    folder = tmp_path_factory.mktemp("engine")
+    prefix = folder / "usr"
+    _said(os.environ.get("MAKE", "make"), "-s", "install", f"B={os.environ.get('B', 'build')}", f"prefix={prefix}", "DESTDIR=")
+    env = {**os.environ, "PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig:{os.environ.get('PKG_CONFIG_PATH', '')}"}
+    pkg = os.environ.get("PKG_CONFIG", "pkg-config")
+    flags = _said(pkg, "--cflags", "--libs", "sae", "jansson", env=env).split()
+    libdir = _said(pkg, "--variable=libdir", "sae", env=env).strip()
+    shutil.copytree(ROOT / "examples" / "engine", folder / "src")
+    sources = sorted(map(str, (folder / "src").glob("*.c")))
+    out = {}
+    for name, more in (("plain", ""), ("sanitized", SANITIZE)):
+        out[name] = folder / name
+        cc = shlex.split(os.environ.get("CC", "cc"))
+        subprocess.run([*cc, *FLAGS.split(), *more.split(), "-o", str(out[name]), *sources, *flags, "-lm", f"-Wl,-rpath,{libdir}"], check=True)
+    return out
