@@ -38,5 +38,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, more in (("plain", ""), ("sanitized", SANITIZE)):
         out[name] = folder / name
         cc = shlex.split(os.environ.get("CC", "cc"))
-        subprocess.run([*cc, *FLAGS.split(), *more.split(), "-o", str(out[name]), *sources, *flags, "-lm", f"-Wl,-rpath,{libdir}"], check=True)
+        subprocess.run(
+            [*cc, *FLAGS.split(), *more.split(), "-o", str(out[name]), *sources, *flags, "-lm", f"-Wl,-rpath,{libdir}"], check=True
+        )
     return out

@@ -20,7 +20,7 @@ HOOK = "blocks.1.hook_resid_post"
 
 
 def engine(build: Build, *args: object, kind: str = "plain") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(build[kind]), *map(str, args)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([str(build[kind]), *map(str, args)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
 
 
 def done(build: Build, *args: object) -> str:
@@ -228,7 +228,7 @@ def test_text_output(build: Build, world: Path) -> None:
 
 
 def test_export(build: Build, world: Path) -> None:
-    documents = ["abc ab\ncab", "é a", "abc" * 40]
+    documents = ["abc ab\ncab", "é a", "b" * 60]
     (world / "texts").write_text("\n<|endoftext|>\n".join(documents) + "\n<|endoftext|>\n")
     fixed = ["export", "--model", world / "m.bin", "--tokenizer", world / "t.bin", "--texts", world / "texts", "--model-name", "toy"]
     told = result(build, *fixed, "--hook", "blocks.1.hook_mlp_out", "-o", world / "out", "--shard-rows", 20)
@@ -264,7 +264,20 @@ def test_export(build: Build, world: Path) -> None:
 
 def test_export_of_lines(build: Build, world: Path) -> None:
     (world / "texts").write_text("abc\n\nab\r\na")
-    r = result(build, "export", "--model", world / "m.bin", "--tokenizer", world / "t.bin", "--texts", world / "texts", "--hook", HOOK, "-o", world / "o")
+    r = result(
+        build,
+        "export",
+        "--model",
+        world / "m.bin",
+        "--tokenizer",
+        world / "t.bin",
+        "--texts",
+        world / "texts",
+        "--hook",
+        HOOK,
+        "-o",
+        world / "o",
+    )
     assert r["documents"] == 3
     assert np.load(world / "o" / "tokens-00000.npy")[:, 1].tolist() == sorted(np.load(world / "o" / "tokens-00000.npy")[:, 1].tolist())
 
@@ -299,7 +312,6 @@ def test_bad_checkpoints(build: Build, world: Path) -> None:
         broken[28 + 4 * (300 * 24 + 72 + 5) : 28 + 4 * (300 * 24 + 72 + 6)] = struct.pack("<f", value)
         change("layer 0: W_Q holds a value that is not finite in row 0, column 5", bytes(broken))
     refused(build, "No such file", "logprobs", "--model", world / "none.bin", "--json", "--tokens", "1")
-    os.mkfifo(world / "fifo.bin")
 
 
 def test_bad_hf_folders(build: Build, tmp_path: Path) -> None:
@@ -324,7 +336,7 @@ def test_bad_hf_folders(build: Build, tmp_path: Path) -> None:
     change("model.safetensors: No such file", drop="model.safetensors")
     change("line 1", "{")
     change("not a JSON object", "[]")
-    change("nesting" if False else "line 1", "[" * 100000)
+    change("line 1", "[" * 100000)
     change("'mistral'", {"model_type": "mistral"})
     change("'gelu'", {"hidden_act": "gelu"})
     change("attention_bias", {"attention_bias": True})
@@ -335,12 +347,12 @@ def test_bad_hf_folders(build: Build, tmp_path: Path) -> None:
     change("too few", {"intermediate_size": 4000})
     change("rms_norm_eps is not a number", {"rms_norm_eps": "small"})
     change("theta", {"rope_theta": 0})
-    change("W_gate" if False else "does not have the shape", {"intermediate_size": 39})
+    change("does not have the shape", {"intermediate_size": 39})
     data = (good / "model.safetensors").read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     change("too few for a safetensors", weights=b"\1")
     change("it is cut", weights=struct.pack("<Q", 2**63) + data[8:])
-    change("not JSON", weights=struct.pack("<Q", length - 1) + data[8:])
+    change("not JSON", weights=struct.pack("<Q", length // 2) + data[8:])
     change("too few for the", weights=data[: len(data) // 3])
 
     def with_header(edit: dict, name: str = "lm_head.weight") -> bytes:
@@ -374,7 +386,17 @@ def test_bad_tokenizers(build: Build, world: Path) -> None:
         path.write_bytes(data)
         refused(build, sentence, "tokenize", "--model", world / "m.bin", "--tokenizer", path, "--prompt", "a")
     toy.write_tokenizer(path, 299)
-    refused(build, "has 299 tokens, the model's vocabulary has 300", "tokenize", "--model", world / "m.bin", "--tokenizer", path, "--prompt", "a")
+    refused(
+        build,
+        "has 299 tokens, the model's vocabulary has 300",
+        "tokenize",
+        "--model",
+        world / "m.bin",
+        "--tokenizer",
+        path,
+        "--prompt",
+        "a",
+    )
     refused(build, "No such file", "tokenize", "--model", world / "m.bin", "--tokenizer", world / "none", "--prompt", "a")
     refused(build, "name one with --tokenizer", "tokenize", "--model", world / "m.bin", "--prompt", "a")
 
@@ -385,24 +407,94 @@ def test_bad_calls(build: Build, world: Path) -> None:
     toy.write_sae(world / "named", model="other/name")
     refused(build, "prompt 0 has 50 tokens, the model's context is 48", "run", *model, "--prompt", "b" * 48)
     refused(build, "not valid UTF-8", "run", *model, "--prompt", b"a\xff".decode("utf-8", "surrogateescape"))
-    for name in ("blocks.3.hook_resid_post", "blocks.1.hook_z", "blocks.-1.hook_mlp_out", "blocks.1hook_mlp_out", "layers.1", "blocks.1.", "blocks. 1.hook_mlp_out"):
-        refused(build, "it has blocks.N.hook_resid_post, blocks.N.hook_attn_out and blocks.N.hook_mlp_out, N = 0 .. 2", "run", *model, "--prompt", "a", "--sae", world / "sae", "--hook", name, "--force")
-    refused(build, "trained at blocks.1.hook_resid_post, not at blocks.1.hook_mlp_out", "run", *model, "--prompt", "a", "--sae", world / "sae", "--hook", "blocks.1.hook_mlp_out")
-    refused(build, "rows of 23 elements and writes 23, the model's have 24", "run", *model, "--prompt", "a", "--sae", world / "narrow", "--force")
-    refused(build, "trained on the model other/name, this one is x/toy", "run", *model, "--prompt", "a", "--sae", world / "named", "--model-name", "x/toy")
+    for name in (
+        "blocks.3.hook_resid_post",
+        "blocks.1.hook_z",
+        "blocks.-1.hook_mlp_out",
+        "blocks.1hook_mlp_out",
+        "layers.1",
+        "blocks.1.",
+        "blocks. 1.hook_mlp_out",
+    ):
+        refused(
+            build,
+            "it has blocks.N.hook_resid_post, blocks.N.hook_attn_out and blocks.N.hook_mlp_out, N = 0 .. 2",
+            "run",
+            *model,
+            "--prompt",
+            "a",
+            "--sae",
+            world / "sae",
+            "--hook",
+            name,
+            "--force",
+        )
+    refused(
+        build,
+        "trained at blocks.1.hook_resid_post, not at blocks.1.hook_mlp_out",
+        "run",
+        *model,
+        "--prompt",
+        "a",
+        "--sae",
+        world / "sae",
+        "--hook",
+        "blocks.1.hook_mlp_out",
+    )
+    refused(
+        build,
+        "rows of 23 elements and writes 23, the model's have 24",
+        "run",
+        *model,
+        "--prompt",
+        "a",
+        "--sae",
+        world / "narrow",
+        "--force",
+    )
+    refused(
+        build,
+        "trained on the model other/name, this one is x/toy",
+        "run",
+        *model,
+        "--prompt",
+        "a",
+        "--sae",
+        world / "named",
+        "--model-name",
+        "x/toy",
+    )
     refused(build, "none", "run", *model, "--prompt", "a", "--sae", world / "none", "--watch", "1")
     refused(build, "32", "run", *model, "--prompt", "a", "--sae", world / "sae", "--watch", "32")
-    refused(build, "not finite", "run", *model, "--prompt", "a", "--sae", world / "sae", "--set", "1=3e38", "--add", "2=3e38")
+    huge = ["--sae", world / "sae", "--set", "1=3e38", "--add", "2=3e38"]
+    refused(build, "no logit is finite", "run", *model, "--prompt", "a", "--json", *huge)
+    refused(build, "not finite", "logprobs", *model, "--prompt", "a", *huge)
     refused(build, "context is 48", "logprobs", *model, "--tokens", ",".join(["1"] * 49))
     refused(build, "token in 0 .. 299", "logprobs", *model, "--tokens", "1,300")
     refused(build, "no text", "export", *model, "--texts", _file(world / "e", "\n\n"), "--hook", HOOK, "-o", world / "o")
-    refused(build, "document 1: the text is not valid UTF-8", "export", *model, "--texts", _file(world / "f", b"a\n\xc3\n"), "--hook", HOOK, "-o", world / "o2")
+    refused(
+        build,
+        "document 1: the text is not valid UTF-8",
+        "export",
+        *model,
+        "--texts",
+        _file(world / "f", b"a\n\xc3\n"),
+        "--hook",
+        HOOK,
+        "-o",
+        world / "o2",
+    )
     refused(build, "zero byte", "export", *model, "--texts", _file(world / "g", b"a\0b\n"), "--hook", HOOK, "-o", world / "o3")
     assert not (world / "o2" / "shards.json").exists() and not list((world / "o2").glob("*.part"))
-    refused(build, "cannot make the folder", "export", *model, "--texts", _file(world / "e", "a"), "--hook", HOOK, "-o", world / "m.bin" / "x")
+    refused(
+        build, "cannot make the folder", "export", *model, "--texts", _file(world / "e", "a"), "--hook", HOOK, "-o", world / "m.bin" / "x"
+    )
     refused(build, "cannot write", "logprobs", *model, "--tokens", "1", "--logits", world / "none" / "l.npy")
     # With --force, and with a name that matches in its last part, they run.
-    for args in (["--sae", world / "sae", "--hook", "blocks.1.hook_mlp_out", "--force"], ["--sae", world / "named", "--model-name", "this/Name"]):
+    for args in (
+        ["--sae", world / "sae", "--hook", "blocks.1.hook_mlp_out", "--force"],
+        ["--sae", world / "named", "--model-name", "this/Name"],
+    ):
         done(build, "run", *model, "--prompt", "a", "-n", 1, *args)
 
 

@@ -150,7 +150,9 @@ def write_tokenizer(path: Path, n: int = 300, extra: tuple[str, ...] = ()) -> Pa
     return path
 
 
-def write_sae(folder: Path, d_in: int = 24, d_sae: int = 32, hook: str = "blocks.1.hook_resid_post", model: str = "", seed: int = 5) -> dict[str, Array]:
+def write_sae(
+    folder: Path, d_in: int = 24, d_sae: int = 32, hook: str = "blocks.1.hook_resid_post", model: str = "", seed: int = 5
+) -> dict[str, Array]:
     """A JumpReLU SAE as SAELens saves it; gives its tensors."""
     rng = np.random.default_rng(seed)
     t = {
