@@ -149,7 +149,7 @@ check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run a
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
 check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
-check-ecosystem: all $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
+check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \

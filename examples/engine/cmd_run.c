@@ -106,14 +106,17 @@ bool cmd_run(program *p, engine_error *err)
     return ok;
 }
 
-static bool tokenize(const program *p, json_t *list, int32_t i, engine_error *err)
+/* `lists` is {"tokens", "texts"}, or NULL for a table. */
+static bool tokenize(const program *p, json_t *lists, int32_t i, engine_error *err)
 {
     int32_t *tokens, n;
     if (!engine_tokenize(p->tokenizer, p->opt.prompts[i], &tokens, &n, err))
         return false;
-    if (list)
-        json_array_append_new(list, json_tokens(tokens, n));
-    for (int32_t k = 0; !list && k < n; k++)
+    if (lists) {
+        json_array_append_new(json_object_get(lists, "tokens"), json_tokens(tokens, n));
+        json_array_append_new(json_object_get(lists, "texts"), json_text(p->tokenizer, tokens, n));
+    }
+    for (int32_t k = 0; !lists && k < n; k++)
         printf("%d\t%s\n", tokens[k], engine_token_name(p->tokenizer, tokens[k]));
     free(tokens);
     return true;
@@ -123,12 +126,12 @@ bool cmd_tokenize(program *p, engine_error *err)
 {
     if (!program_open_model(p, err) || !program_open_tokenizer(p, err))
         return false;
-    json_t *list = p->opt.json ? json_array() : NULL;
+    json_t *lists = p->opt.json ? json_pack("{s:[], s:[]}", "tokens", "texts") : NULL;
     bool ok = true;
     for (int32_t i = 0; ok && i < p->opt.n_prompts; i++)
-        ok = tokenize(p, list, i, err);
-    if (list && ok)
-        return show_json_object(json_pack("{s:o}", "tokens", list), err);
-    json_decref(list);
+        ok = tokenize(p, lists, i, err);
+    if (ok && p->opt.json)
+        return show_json_object(lists, err);
+    json_decref(lists);
     return ok;
 }

@@ -1,4 +1,4 @@
-"""The engine, built as a stranger would: libsae installed under a prefix of its own, flags from pkg-config, sources copied out of the tree."""
+"""The engine, built as a stranger would: libsae installed under a prefix of its own, flags from pkg-config, sources out of the tree."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ TEXTS = [
     "<s>the cat</s>",
     "the<s> cat</s>the </s><s>",
     "<unk> <0x41> <0xE2>",
-    "\x00"[:0] + "\x01\x7f control",
+    "\x01\x7f control",
     "the cat sat on the mat " * 40,
 ]
 

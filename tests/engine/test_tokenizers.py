@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import bpe
 import pytest
 import toy
-from families import GOLDEN, NAMES, SPECIAL
+from families import GOLDEN, NAMES
 from test_engine import Build, refused, result
 from tokenizer import Tokenizer
 
-WORDS = "the cat sat on the mat. the bridge, a bridge: 오늘 미나는 불길에서 살아남는다. la comida está en el plato, niño".split()
+WORDS = re.findall(
+    r"\S+", "the cat sat on the mat. the bridge, a bridge: 오늘 미나는 불길에서 살아남는다. la comida está en el plato, niño"
+)
 TEXTS = [
     "the cat sat",
     "the bridge.",
@@ -48,20 +51,14 @@ def test_json_equals_tokenizers(build: Build, tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_text_comes_back(build: Build, tmp_path: Path, name: str) -> None:
-    """The bytes of a text's tokens are the text, with the blank that some families put in front."""
+    """The bytes of a text's tokens are the text, behind the blank that some families put in front; special tokens add none."""
+    texts = ["the cat sat 12"] if name == "pieces_unknown" else ["the cat sat, 12", "오늘 🐈 está", "a  b\n", "the<s>cat"]
     m = toy.write_bin(toy.random(), tmp_path / "m.bin")
-    for text in ("the cat sat, 12", "오늘 🐈 está"):
-        if name == "pieces_unknown" and not text.isascii():
-            continue
-        ids = tokens(build, tmp_path, GOLDEN / f"{name}.tokenizer.json", [text])[0]
-        run = ["run", "--model", m, "--tokenizer", GOLDEN / f"{name}.tokenizer.json", "--tokens", ",".join(map(str, ids)), "-n", 0]
-        assert result(build, *run)["sequences"][0]["tokens"] == []
-        r = result(build, "export", "--model", m, "--tokenizer", GOLDEN / f"{name}.tokenizer.json", "--texts", _write(tmp_path / "t", text),
-                   "--hook", "blocks.0.hook_mlp_out", "-o", tmp_path / "o", "--force")  # fmt: skip
-        assert r["documents"] == 1
-        vocab = json.loads((tmp_path / "o" / "vocab.json").read_text())
-        if text.isascii():
-            assert "".join(vocab[i] for i in ids if vocab[i] not in SPECIAL).lstrip(" ") == text
+    prompts = (a for t in texts for a in ("--prompt", t))
+    got = result(build, "tokenize", "--model", m, "--tokenizer", GOLDEN / f"{name}.tokenizer.json", *prompts)["texts"]
+    blank = "" if name in ("bytes_gpt2", "bytes_llama3", "bytes_digits") else " "
+    inner = " " if name in ("bytes_prefix", "pieces_llama2") else ""
+    assert got == [blank + t.replace("<s>", inner) for t in texts]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -116,6 +113,9 @@ def test_world_tokenizer_reads_what_the_engine_reads(build: Build, tmp_path: Pat
     assert tokens(build, tmp_path, tmp_path / "t.bin", ["abc ab", "cé"]) == [[1, *t.encode(" " + x)] for x in ("abc ab", "cé")]
 
 
+BEHIND = [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}]
+
+
 @pytest.mark.parametrize(
     ("sentence", "edit"),
     [
@@ -136,7 +136,7 @@ def test_world_tokenizer_reads_what_the_engine_reads(build: Build, tmp_path: Pat
         ("splits words, '\\w+'", {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated"}}),
         ("prepend_scheme 'often'", {"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "often"}}),
         ("post-processor 'BertProcessing'", {"post_processor": {"type": "BertProcessing"}}),
-        ("in front of a text", {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}]}}),
+        ("in front of a text", {"post_processor": {"type": "TemplateProcessing", "single": BEHIND}}),
         ("strips blanks", {"added_tokens": [{"id": 0, "content": "<unk>", "lstrip": True}]}),
         ("added token 0 has no number", {"added_tokens": [{"content": "x"}]}),
         ("has 301 tokens", {"added_tokens": [{"id": 300, "content": "x"}]}),
