@@ -32,6 +32,13 @@ void engine_host_free(engine_host *host);
 
 /* ---- model ---- */
 
+/* Llama 3.1's stretching of RoPE: long waves turn `factor` times slower, short ones as before, those between in part. */
+typedef struct engine_rope_scaling {
+    float factor; /* 0 = none */
+    float low_freq_factor, high_freq_factor;
+    int32_t original_context;
+} engine_rope_scaling;
+
 typedef struct engine_shape {
     int32_t dim;    /* of the residual stream */
     int32_t hidden; /* of the MLP */
@@ -43,6 +50,7 @@ typedef struct engine_shape {
     int32_t context; /* positions the model was made for */
     float norm_eps;
     float rope_theta;
+    engine_rope_scaling rope_scaling;
 } engine_shape;
 
 /* A matrix [n_out][n_in] ready to be multiplied (linear.h). */

@@ -62,15 +62,30 @@ static bool take_scratch(engine_session *s, engine_error *err)
     return s->scratch;
 }
 
-/* Angles in double: position * theta^(-2i / head_size). */
-static void fill_rope(float *rope, int32_t context, int32_t head_size, double theta)
+/* Angle from one position to the next of pair i: theta^(-2i / head_size), and what Llama 3.1 makes of it (transformers,
+ * _compute_llama3_parameters). In double. */
+static double rope_frequency(const engine_shape *m, int32_t i)
 {
-    for (int32_t p = 0; p < context; p++)
-        for (int32_t i = 0; i < head_size; i += 2, rope += 2) {
-            const double angle = p * pow(theta, -(double)i / head_size);
-            rope[0] = (float)cos(angle);
-            rope[1] = (float)sin(angle);
+    const engine_rope_scaling *r = &m->rope_scaling;
+    const double frequency = pow((double)m->rope_theta, -2.0 * i / m->head_size);
+    if (r->factor == 0.0f)
+        return frequency;
+    const double low = (double)r->low_freq_factor, high = (double)r->high_freq_factor;
+    const double turns = r->original_context * frequency / 6.283185307179586; /* within the context of the training */
+    const double kept = turns < low ? 0.0 : turns > high ? 1.0 : (turns - low) / (high - low);
+    return (1.0 - kept) * frequency / (double)r->factor + kept * frequency;
+}
+
+static void fill_rope(float *rope, int32_t context, const engine_shape *m)
+{
+    for (int32_t i = 0; i < m->head_size / 2; i++) {
+        const double frequency = rope_frequency(m, i);
+        for (int32_t p = 0; p < context; p++) {
+            float *pair = rope + (size_t)p * (size_t)m->head_size + 2 * (size_t)i;
+            pair[0] = (float)cos(p * frequency);
+            pair[1] = (float)sin(p * frequency);
         }
+    }
 }
 
 static bool take_buffers(engine_session *s, engine_error *err)
@@ -122,7 +137,7 @@ bool engine_session_create(engine_session **out, const engine_model *model, int3
         engine_session_free(s);
         return false;
     }
-    fill_rope(s->rope, s->context, model->shape.head_size, (double)model->shape.rope_theta);
+    fill_rope(s->rope, s->context, &model->shape);
     *out = s;
     return true;
 }

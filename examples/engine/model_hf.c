@@ -54,15 +54,32 @@ static bool check_kind(const config *c)
     return true;
 }
 
+/* The only scaling that Llamas are published with. */
+static bool read_scaling(const config *c, const json_t *kind, engine_rope_scaling *r)
+{
+    const json_t *original = json_object_get(kind, "original_max_position_embeddings");
+    if (!read_real_or(c, kind, "factor", &r->factor, 0.0f) || !read_real_or(c, kind, "low_freq_factor", &r->low_freq_factor, 0.0f) ||
+        !read_real_or(c, kind, "high_freq_factor", &r->high_freq_factor, 0.0f))
+        return false;
+    r->original_context = (int32_t)(json_integer_value(original) & INT32_MAX);
+    return (r->factor >= 1 && r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor && r->original_context > 0) ||
+           engine_fail(c->err, "%s: RoPE is scaled by factor %g, frequencies %g to %g, context %d, which makes no sense", c->path,
+                       (double)r->factor, (double)r->low_freq_factor, (double)r->high_freq_factor, r->original_context);
+}
+
 /* transformers before version 5 has rope_theta and rope_scaling, since then both are in rope_parameters. */
-static bool read_rope(const config *c, float *theta)
+static bool read_rope(const config *c, engine_shape *s)
 {
     const json_t *parameters = json_object_get(c->root, "rope_parameters"), *scaling = json_object_get(c->root, "rope_scaling");
     const json_t *kind = json_is_object(parameters) ? parameters : scaling;
     const char *type = json_string_value(json_object_get(kind, "rope_type"));
-    if (json_is_object(kind) && (!type || strcmp(type, "default") != 0))
-        return engine_fail(c->err, "%s: RoPE is scaled ('%.60s'), this engine computes the default", c->path, type ? type : "unnamed");
-    return read_real_or(c, json_is_object(parameters) ? parameters : c->root, "rope_theta", theta, 10000.0f);
+    if (!read_real_or(c, json_is_object(parameters) ? parameters : c->root, "rope_theta", &s->rope_theta, 10000.0f))
+        return false;
+    if (!json_is_object(kind) || (type && !strcmp(type, "default")))
+        return true;
+    if (type && !strcmp(type, "llama3"))
+        return read_scaling(c, kind, &s->rope_scaling);
+    return engine_fail(c->err, "%s: RoPE is scaled in the way '%.60s', this engine knows 'llama3'", c->path, type ? type : "(none)");
 }
 
 static bool read_shape(const config *c, engine_shape *s)
@@ -73,7 +90,7 @@ static bool read_shape(const config *c, engine_shape *s)
            read_int_or(c, "num_key_value_heads", &s->n_kv_heads, s->n_heads) &&
            read_int_or(c, "head_dim", &s->head_size, s->dim / s->n_heads) && read_int(c, "vocab_size", &s->n_vocab) &&
            read_int_or(c, "max_position_embeddings", &s->context, 2048) && read_real_or(c, c->root, "rms_norm_eps", &s->norm_eps, 1e-6f) &&
-           read_rope(c, &s->rope_theta) && engine_shape_check(s, c->path, c->err);
+           read_rope(c, s) && engine_shape_check(s, c->path, c->err);
 }
 
 static void add_stop(engine_model *m, const json_t *id)

@@ -46,10 +46,12 @@ def test_logits_equal_transformers(tmp_path: Path, config: dict, dtype: str) -> 
     assert np.abs(np.load(tmp_path / "l.npy") - want).max() <= 1e-4 * (1 + np.abs(want).max())
 
 
-def test_rope_theta(tmp_path: Path) -> None:
-    m = model()
-    m.config.rope_parameters["rope_theta"] = 200.0
-    m = transformers.LlamaForCausalLM(m.config).eval()
+@pytest.mark.parametrize("kind", ["default", "llama3"])
+def test_rope(tmp_path: Path, kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 200.0}
+    if kind == "llama3":
+        rope |= {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    m = model(rope_parameters=rope)
     m.save_pretrained(tmp_path / "m")
     with torch.no_grad():
         want = m(torch.tensor([IDS])).logits[0].numpy()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from conftest import ROOT
 from llama import log_softmax
 
 Build = dict[str, Path]
@@ -84,6 +87,21 @@ def test_hf_says_less(build: Build, tmp_path: Path) -> None:
     c["rope_parameters"] = {"rope_type": "default", "rope_theta": 500.0}
     (folder / "config.json").write_text(json.dumps(c))
     assert np.abs(logits(build, folder, tmp_path / "l.npy") - m.run(IDS)).max() <= 1e-4
+
+
+def test_llama3_rope(build: Build, tmp_path: Path) -> None:
+    """The three pairs of a head fall into the three cases: slowed, in part, as before."""
+    m = toy.random(theta=100.0)
+    m.scale_rope(100.0, 8.0, 1.0, 4.0, 40)
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 40,
+    }
+    got = logits(build, toy.write_hf(m, tmp_path / "m", theta=100.0, rope_scaling=scaling), tmp_path / "l.npy")
+    assert np.abs(got - m.run(IDS)).max() <= 1e-4 < np.abs(got - toy.random(theta=100.0).run(IDS)).max()
 
 
 def test_logprobs(build: Build, tmp_path: Path) -> None:
@@ -340,7 +358,9 @@ def test_bad_hf_folders(build: Build, tmp_path: Path) -> None:
     change("'mistral'", {"model_type": "mistral"})
     change("'gelu'", {"hidden_act": "gelu"})
     change("attention_bias", {"attention_bias": True})
-    change("'llama3'", {"rope_scaling": {"rope_type": "llama3", "factor": 8}})
+    change("makes no sense", {"rope_scaling": {"rope_type": "llama3", "factor": 8}})
+    change("'yarn'", {"rope_scaling": {"rope_type": "yarn", "factor": 8}})
+    change("'(none)'", {"rope_parameters": {"factor": 8}})
     change("hidden_size is missing", {"hidden_size": "24"})
     change("hidden_size is missing", {"hidden_size": -24})
     change("hidden is 99999999", {"intermediate_size": 99999999})
@@ -524,6 +544,24 @@ def _file(path: Path, data: str | bytes) -> Path:
 )
 def test_wrong_command_lines(build: Build, sentence: str, args: list[str]) -> None:
     refused(build, sentence, *args, status=2)
+
+
+def test_page(build: Build, world: Path) -> None:
+    """Every command of docs/engine.md runs, and every option is on the page."""
+    page = (ROOT / "docs" / "engine.md").read_text()
+    (world / "m.bin").rename(world / "model.bin")
+    (world / "t.bin").rename(world / "tokenizer.bin")
+    (world / "texts.txt").write_text("abc ab\nab\n")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) >= 7
+    for line in lines:
+        name, *args = shlex.split(line)
+        assert name == "engine"
+        subprocess.run([str(build["plain"]), *args], cwd=world, check=True, capture_output=True)
+    for command in ("run", "logprobs", "tokenize", "export", "bench"):
+        assert f"### engine {command}\n" in page
+        for option in re.findall(r"--[a-z-]+", done(build, command, "--help")):
+            assert option == "--help" or f"`{option}" in page, option
 
 
 def test_help(build: Build) -> None:

@@ -40,6 +40,16 @@ class Oracle(llama.Llama):
             x = at(layer, "resid_post", x)
         return (self.norm(x) @ self.unembedding.T)[0]
 
+    def scale_rope(self, theta: float, factor: float, low: float, high: float, original: int) -> None:
+        """Llama 3.1's frequencies, as transformers' _compute_llama3_parameters has them."""
+        frequency = theta ** -(np.arange(0, self.head, 2) / self.head)
+        wave = 2 * np.pi / frequency
+        smooth = (original / wave - low) / (high - low)
+        between = (1 - smooth) * frequency / factor + smooth * frequency
+        frequency = np.where(wave > original / low, frequency / factor, np.where(wave < original / high, frequency, between))
+        angle = np.outer(np.arange(self.context), frequency)
+        self._cos, self._sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
     def seen(self, ids: list[int], name: str) -> Array:
         """The rows at a hook, [positions][dim]."""
         rows: list[Array] = []
