@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import struct
 from collections import Counter
@@ -13,7 +14,7 @@ import bpe
 import pytest
 import toy
 from families import GOLDEN, NAMES
-from test_engine import Build, refused, result
+from test_engine import Build, engine, refused, result
 from tokenizer import Tokenizer
 
 WORDS = re.findall(
@@ -164,3 +165,48 @@ def test_folder_brings_its_tokenizer(build: Build, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text((GOLDEN / "pieces_llama2.tokenizer.json").read_text())
     case = json.loads((GOLDEN / "pieces_llama2.cases.json").read_text())[3]
     assert result(build, "tokenize", "--model", folder, "--prompt", case["text"])["tokens"] == [case["ids"]]
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, a stretch cut out or repeated, or the end cut off."""
+    out = bytearray(data)
+    at, size = rng.randrange(len(out)), rng.randrange(1, 40)
+    kind = rng.randrange(4)
+    if kind == 0:
+        for _ in range(rng.randrange(1, 4)):
+            out[rng.randrange(min(len(out), rng.choice([40, 4000, len(out)])))] = rng.choice(
+                [0, 1, 0x22, 0x2D, 0x39, 0x5B, 0x7F, 0x80, 0xFF]
+            )
+    elif kind == 1:
+        del out[at : at + size]
+    elif kind == 2:
+        out[at:at] = out[at : at + size] * rng.randrange(1, 5)
+    else:
+        del out[at:]
+    return bytes(out)
+
+
+def test_damaged_files(build: Build, tmp_path: Path) -> None:
+    """Whatever happens to a file, the sanitizers find nothing, and a refusal is one sentence."""
+    rng = random.Random(1)
+    model, folder = toy.write_bin(toy.random(), tmp_path / "m.bin"), toy.write_hf(toy.random(), tmp_path / "m")
+    small, big = toy.write_tokenizer(tmp_path / "t.bin"), GOLDEN / "pieces_llama2.tokenizer.json"
+    bad = tmp_path / "bad"
+    cases = [
+        (model, bad.with_suffix(".bin"), ["--model", bad.with_suffix(".bin"), "--tokenizer", small]),
+        (small, bad.with_suffix(".tok"), ["--model", model, "--tokenizer", bad.with_suffix(".tok")]),
+        (big, bad.with_suffix(".json"), ["--model", model, "--tokenizer", bad.with_suffix(".json")]),
+        (folder / "config.json", folder / "config.json", ["--model", folder, "--tokenizer", small]),
+        (folder / "model.safetensors", folder / "model.safetensors", ["--model", folder, "--tokenizer", small]),
+    ]
+    codes = set()
+    for source, target, args in cases:
+        good = source.read_bytes()
+        for _ in range(int(os.environ.get("ENGINE_DAMAGES", "12"))):
+            target.write_bytes(damaged(good, rng) or b"x")
+            r = engine(build, "run", *args, "--prompt", "ab é", "-n", 2, "--json", kind="sanitized")
+            kept = (target.name, rng.getstate()[1][0], r.stderr)
+            assert r.returncode in (0, 1) and r.stderr.count("\n") == r.returncode and "Sanitizer" not in r.stderr, kept
+            codes.add(r.returncode)
+        target.write_bytes(good)
+    assert codes == {0, 1}
