@@ -13,9 +13,9 @@ CROSS_CC    ?= aarch64-linux-gnu-gcc
 FUZZ_CC     ?= clang
 CFLAGS      ?= -O2 -g
 comma       := ,
-# The BLIS that sae_gemm may use: a serial libblis.a, with blis.h where its prefix keeps headers. Debian has no .pc for it, so the compiler is
-# asked. BLIS=0 builds without it, and so does a machine that lacks it.
-BLIS        ?= $(realpath $(shell $(CC) -print-file-name=blis-serial/libblis.a))
+# The BLIS that sae_gemm may use: BLIS=PATH of a serial libblis.a, whose headers lie in the include folder beside its lib folder. Without a path
+# Debian's is taken, for which there is no .pc: the compiler is asked. BLIS=0 builds without it, and so does a machine that lacks it.
+BLIS        ?=
 # SAN=address,undefined or SAN=thread, or BLIS=0: a build of its own, beside the plain one.
 B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(BLIS)),/no-blis)
 
@@ -31,9 +31,9 @@ version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
 SONAME  := libsae.so.$(call version_of,MAJOR)
 
-# $(blis_archive) and its headers, $(blis_include): as BLIS stands when a recipe runs, since `make check` may have installed it.
-blis_archive = $(filter-out 0,$(BLIS))
-blis_include = $(addprefix -isystem ,$(subst /lib/,/include/,$(dir $(blis_archive))) $(addsuffix blis,$(subst /lib/,/include/,$(dir $(blis_archive)))))
+# The archive and its headers, found when a recipe runs, since `make check` may have installed it.
+blis_archive = $(if $(BLIS),$(filter-out 0,$(BLIS)),$(realpath $(shell $(CC) -print-file-name=blis-serial/libblis.a)))
+blis_flags   = $(addprefix -DSAEI_BLIS -fno-lto -isystem ,$(subst /lib/,/include/,$(dir $(blis_archive))))
 
 LIB_SRC  := $(wildcard lib/*/*.c)
 # What is linked: BLIS comes in with the one object that calls it.
@@ -75,7 +75,7 @@ $(B)/lib/%.o: lib/%.c | $(DEPS)
 
 # What the backend needs of the archive is linked into its object and made local: no bli_ symbol leaves libsae.so or libsae.a, and a host's own
 # BLIS stays another.
-$(B)/lib/gemm/blis.o: EXTRA = $(if $(blis_archive),-DSAEI_BLIS -fno-lto $(blis_include))
+$(B)/lib/gemm/blis.o: EXTRA = $(blis_flags)
 $(B)/lib/blis.o: $(B)/lib/gemm/blis.o
 	$(call say,BLIS)
 	$(Q)$(LD) -r -o $@ $< $(blis_archive) && $(OBJCOPY) --wildcard --keep-global-symbol='saei_*' $@

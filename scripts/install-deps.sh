@@ -35,6 +35,10 @@ have() {
     command -v "$1"
 }
 
+serial_blis() {
+    [ -e "$("${CC:-cc}" -print-file-name=blis-serial/libblis.a)" ]
+}
+
 pkg() {
     "${PKG_CONFIG:-pkg-config}" --exists "$1"
 }
@@ -71,6 +75,8 @@ for_python() {
 for_check() {
     need g++ gcc-c++ gcc g++ builds "$main" "${CXX:-c++}"
     need check check-devel check check-dev pkg check
+    # A choice of the library's; only Debian keeps the archive where the Makefile looks.
+    if have apt-get >/dev/null; then need libblis-serial-dev blis-devel blis '' serial_blis; fi
     need shellcheck ShellCheck shellcheck shellcheck have shellcheck
     need abigail-tools libabigail abigail-tools libabigail-tools have abidiff
     need qemu-user qemu-user qemu-user 'qemu-aarch64 qemu-x86_64' have qemu-aarch64

@@ -315,10 +315,12 @@ START_TEST(run_refuses)
     in.x = shared;
     out.x = shared + N * IN - 1;
     REFUSED(SAE_E_ARG, "overlap|60 bytes|84 from", sae_gemm_run(g, &in, &out, scratch, bytes, &err));
+    out.x = (unsigned char *)(shared + N * IN) - 1; /* one byte */
+    REFUSED(SAE_E_ARG, "overlap", sae_gemm_run(g, &in, &out, scratch, bytes, &err));
     out.x = shared + N * IN;
     ACCEPTED(sae_gemm_run(g, &in, &out, scratch, bytes, &err));
     out.x = shared;
-    in.x = shared + N * OUT - 1;
+    in.x = (unsigned char *)(shared + N * OUT) - 1;
     REFUSED(SAE_E_ARG, "overlap", sae_gemm_run(g, &in, &out, scratch, bytes, &err));
     in.x = shared + N * OUT + (N - 1) * IN;
     in.stride_bytes = -IN * 4;
@@ -340,26 +342,30 @@ START_TEST(run_refuses)
 }
 END_TEST
 
+/* Fails the call whose number *user reaches 0 at, and no other. */
+static int32_t run_failing_once(void *user, void *job, sae_task task, uint32_t n)
+{
+    int *left = user;
+    return run_forwards(NULL, job, task, n) || (*left)-- == 0;
+}
+
 START_TEST(host_fails)
 {
     enum { OUT = 500, IN = 3, N = 40 };
     int left = 0;
-    sae_env *e = env_make(&counted, SAE_ISA_AUTO, run_failing, &left, 1);
+    sae_env *e = env_make(&counted, SAE_ISA_AUTO, run_failing_once, &left, 1);
     layer l = layer_make(OUT, IN, SAE_F32, 0, false, 1);
     sae_gemm *g = (sae_gemm *)&err;
     REFUSED(SAE_E_HOST, "parallel-for|500 x 3", sae_gemm_pack(&g, e, &l.weights, SAE_GEMM_NATIVE, &err));
     ck_assert_ptr_null(g);
-    left = 1;
     g = pack(e, &l, SAE_GEMM_NATIVE);
     float *x = random_rows(N, IN, 1), *y = malloc(N * OUT * sizeof *y);
     const sae_rows in = rows_plain(x, N, IN), out = rows_plain(y, N, OUT);
-    for (left = 0; left < 2; left++) { /* while rows are packed, and while they are multiplied */
-        int keep = left;
+    for (int at = 0; at < 2; at++) { /* while rows are packed, and while they are multiplied */
+        left = at;
         ck_assert_int_eq(run(g, &in, &out), SAE_E_HOST);
         ck_assert_msg(strstr(err.text, "parallel-for") && strstr(err.text, "40 rows"), "%s", err.text);
-        left = keep;
     }
-    left = 2;
     ck_assert_int_eq(run(g, &in, &out), SAE_OK);
     free(x);
     free(y);
@@ -470,6 +476,26 @@ START_TEST(numbers)
 }
 END_TEST
 
+/* Every worker has room of its own, for rows on their way into a group and for sums. */
+START_TEST(workers_do_not_meet)
+{
+    enum { OUT = 3, IN = 5000, N = 512 };
+    sae_env *e = env_make(&counted, SAE_ISA_AUTO, run_thread_each, NULL, THREADS_AT_ONCE);
+    layer l = layer_make(OUT, IN, SAE_F32, 0, false, 8);
+    float *x = random_rows(N, IN, 9);
+    sae_gemm *g = pack(e, &l, SAE_GEMM_NATIVE);
+    for (int i = 0; i < 3; i++) {
+        float *y = product(g, x, N, &l);
+        check_numbers(&l, x, y, N, SAE_GEMM_NATIVE);
+        free(y);
+    }
+    free(x);
+    sae_gemm_free(g);
+    sae_env_free(e);
+    layer_free(&l);
+}
+END_TEST
+
 /* A row has the same bits alone, in every batch, on every runner; NATIVE on every instruction set too. 521 rows are more than one pass, 777
  * weights more than one slice, 400 outputs more than two tiles. */
 enum { MANY = 521, DEEP = 777, WIDE = 400 };
@@ -487,6 +513,35 @@ static void same_in_batches(const sae_gemm *g, const layer *l, const float *x, c
         }
 }
 
+/* BLIS keeps a path of its own for small products on this processor, and none on newer ones. It is asked before BLIS is first used: every
+ * test is a process. */
+static bool blis_as_haswell(void)
+{
+    return sae_isa_available(SAE_ISA_AVX2) == SAE_YES && setenv("BLIS_ARCH_TYPE", "3", 1) == 0;
+}
+
+/* That path adds in lanes along k. Without it, sums this short are one chain. */
+START_TEST(blis_small_path_is_off)
+{
+    enum { OUT = 9, IN = 64, N = 5 };
+    if (!has_blis || !blis_as_haswell())
+        return;
+    layer l = layer_make(OUT, IN, SAE_F32, 0, false, 1);
+    float *x = random_rows(N, IN, 2);
+    for (int i = 0; i < N * IN; i++)
+        x[i] /= 3.0f; /* so that every order of adding rounds its own way */
+    sae_gemm *g = pack(env, &l, SAE_GEMM_BLIS);
+    float *y = product(g, x, N, &l);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < OUT; j++)
+            ck_assert(y[r * OUT + j] == chain(&l, x + r * IN, j));
+    free(y);
+    free(x);
+    sae_gemm_free(g);
+    layer_free(&l);
+}
+END_TEST
+
 static const sae_run_fn runners[] = {NULL, run_backwards, run_shuffled, run_thread_each};
 
 START_TEST(same_bits_in_every_batch)
@@ -494,6 +549,8 @@ START_TEST(same_bits_in_every_batch)
     const sae_gemm_backend backend = _i ? SAE_GEMM_BLIS : SAE_GEMM_NATIVE;
     if (backend == SAE_GEMM_BLIS && !has_blis)
         return;
+    if (_i == 2)
+        blis_as_haswell();
     layer l = layer_make(WIDE, DEEP, SAE_F32, 1, true, 5);
     float *x = random_rows(MANY, DEEP, 6);
     sae_gemm *g = pack(env, &l, backend);
@@ -597,7 +654,9 @@ int main(void)
     tcase_add_test(tc, run_refuses);
     tcase_add_test(tc, host_fails);
     tcase_add_loop_test(tc, numbers, 0, 4);
-    tcase_add_loop_test(tc, same_bits_in_every_batch, 0, 2);
+    tcase_add_loop_test(tc, same_bits_in_every_batch, 0, 3);
+    tcase_add_test(tc, workers_do_not_meet);
+    tcase_add_test(tc, blis_small_path_is_off);
     tcase_add_test(tc, same_bits_on_every_isa);
     tcase_add_test(tc, values_pass_through);
     suite_add_tcase(suite, tc);

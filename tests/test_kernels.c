@@ -610,17 +610,20 @@ static void test_panels(void)
 static void test_gemv_panels(void)
 {
     for (size_t n_panels = 0; n_panels <= 9; n_panels++)
-        for (size_t s = 0; s < N_SIZES; s += 1 + below(6)) {
-            const size_t d = sizes[s], n = 48 * n_panels;
-            float *weights = place(0, n * d * 4, 64), *x = floats(1, d), *want = scratch(n);
+        for (size_t s = 0; s < N_SIZES; s += 1 + below(2)) {
+            const size_t n_rows = below(5), d = sizes[s], n = 48 * n_panels, ldx = d + below(4), ldc = n + below(4);
+            const size_t c_floats = n_rows ? (n_rows - 1) * ldc + n : 0;
+            float *weights = place(0, n * d * 4, 64), *x = floats(1, n_rows ? (n_rows - 1) * ldx + d : 0), *want = scratch(c_floats);
             fill(weights, n * d, some_mix());
-            fill(x, d, some_mix());
-            for (size_t j = 0; j < n; j++)
-                want[j] = chain(0.0f, weights + j / 48 * d * 48 + j % 48, 48, x, 1, d);
+            for (size_t r = 0; r < n_rows; r++) {
+                fill(x + r * ldx, d, some_mix());
+                for (size_t j = 0; j < n; j++)
+                    want[r * ldc + j] = chain(0.0f, weights + j / 48 * d * 48 + j % 48, 48, x + r * ldx, 1, d);
+            }
             for (size_t i = 0; i < n_tables; i++) {
-                const watch w = watched(2, n * 4, 4);
-                tables[i]->gemv_panels((float *)(void *)w.at, weights, n_panels, x, d);
-                check_floats(tables[i], "gemv_panels", &w, want, shape("panels %zu d %zu", n_panels, d));
+                const watch w = watched(2, c_floats * 4, 4);
+                tables[i]->gemv_panels((float *)(void *)w.at, ldc, weights, n_panels, x, ldx, n_rows, d);
+                check_floats(tables[i], "gemv_panels", &w, want, shape("panels %zu rows %zu d %zu", n_panels, n_rows, d));
             }
         }
 }
@@ -1004,7 +1007,7 @@ static void bench_panels_few(bench *b) /* up to 8 rows: whole chains, 16 panels 
 
 static void bench_gemv_panels(bench *b)
 {
-    b->k->gemv_panels(b->c, b->w, BENCH_N / 48, b->x, BENCH_D);
+    b->k->gemv_panels(b->c, BENCH_N, b->w, BENCH_N / 48, b->x, BENCH_D, b->rows, BENCH_D);
 }
 
 static void bench_gemv_cols(bench *b)
@@ -1088,10 +1091,10 @@ static void bench_products(bench *b)
         time_it(b, "panels 512 rows", bench_panels, 512 / 64 * 4 * weights, 512 * 2 * weights);
     b->rows = 64;
     time_it(b, "panels 64 rows", bench_panels, 4 * weights, 64 * 2 * weights);
-    for (b->rows = 8; b->rows; b->rows /= 2)
+    for (b->rows = 8; b->rows > 2; b->rows /= 2)
         time_it(b, shape("panels %zu rows, whole chains", b->rows), bench_panels_few, 4 * weights, (double)b->rows * 2 * weights);
-    b->rows = 1;
-    time_it(b, "gemv_panels", bench_gemv_panels, 4 * weights, 2 * weights);
+    for (b->rows = 1; b->rows <= 4; b->rows *= 2)
+        time_it(b, shape("gemv_panels %zu rows", b->rows), bench_gemv_panels, 4 * weights, (double)b->rows * 2 * weights);
     for (size_t t = 0; t < LENGTH(dtypes); t++)
         for (b->rows = 1; b->rows <= 4; b->rows += 3) {
             const double bytes = (double)bytes_of(dtypes[t]), rows = (double)b->rows;

@@ -16,7 +16,7 @@ typedef struct pass {
     int64_t first; /* row of x and y */
     size_t n;      /* rows, <= PASS */
     size_t block;  /* rows per task */
-    float *xs;     /* the rows as f32: [n][n_in]; NATIVE, more than one: in groups [ceil(n/8)][n_in][8] */
+    float *xs;     /* the rows as f32: [n][n_in]; NATIVE, more than SAEI_FEW: in groups [ceil(n/8)][n_in][8] */
     float *group;  /* per worker [8][n_in]: rows on the way into a group */
     float *c;      /* per worker [block][SAEI_BLOCK] */
 } pass;
@@ -79,7 +79,7 @@ static void load_task(void *job, uint32_t i, uint32_t worker)
     float *group = p->group + worker * SAEI_ROWS * d;
     for (size_t r = (size_t)i * PACK_ROWS; r < last; r += SAEI_ROWS) {
         const size_t n = min_size(SAEI_ROWS, last - r);
-        if (p->g->backend == SAE_GEMM_BLIS || p->n == 1) {
+        if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW) {
             load_rows(p, p->xs + r * d, r, n);
         } else {
             load_rows(p, group, r, n);
@@ -95,8 +95,8 @@ static void native_product(const pass *p, float *c, size_t r0, size_t n, size_t 
     const saei_kernels *k = p->g->env->kernels;
     const size_t d = p->g->n_in, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
     const float *w = p->g->weights + j0 * d, *x = p->xs + r0 * d;
-    if (p->n == 1) {
-        k->gemv_panels(c, w, n_panels, x, d);
+    if (p->n <= SAEI_FEW) {
+        k->gemv_panels(c, SAEI_BLOCK, w, n_panels, x, d, n, d);
         return;
     }
     for (size_t k0 = 0; k0 < d; k0 += slice)

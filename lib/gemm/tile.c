@@ -24,14 +24,9 @@ size_t saei_dots_step(const saei_dense *w, size_t n_rows)
     return w->panels && n_rows > SAEI_ROWS ? SAEI_BLOCK : SAEI_TILE;
 }
 
-static bool uses_packed_rows(const saei_dense *w, size_t n_rows)
-{
-    return n_rows > SAEI_FEW || (w->panels && n_rows > 1);
-}
-
 void saei_dots_begin(const saei_kernels *k, const saei_dense *w, const saei_xrows *x)
 {
-    if (uses_packed_rows(w, x->n))
+    if (x->n > SAEI_FEW)
         k->pack_rows(x->packed, x->x, x->ldx, x->n, (size_t)w->m.d);
 }
 
@@ -61,10 +56,10 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
 void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, size_t nj, const saei_xrows *x, float *pack)
 {
     const size_t d = (size_t)w->m.d, ldc = saei_dots_step(w, x->n);
-    if (uses_packed_rows(w, x->n))
+    if (x->n > SAEI_FEW)
         dots_by_panels(k, w, c, ldc, j0, nj, x, pack);
     else if (w->panels)
-        k->gemv_panels(c, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, d);
+        k->gemv_panels(c, ldc, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, x->ldx, x->n, d);
     else if (w->m.by_cols)
         k->gemv_cols(c, ldc, &w->m, j0, nj, x->x, x->ldx, x->n);
     else

@@ -56,8 +56,9 @@ typedef struct saei_act {
     K(void, panels,                                                                                                                       \
       (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows, \
        size_t kc, bool resume))                                                                                                           \
-    /* One row on whole panels [n_panels][d][48]: c[48*p + i] = dot. Streams at the read roof. */                                         \
-    K(void, gemv_panels, (float *c, const float *panels, size_t n_panels, const float *x, size_t d))                                      \
+    /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */  \
+    K(void, gemv_panels,                                                                                                                  \
+      (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                  \
     /* Rows on a matrix stored [d][n] (m->by_cols), features j0 .. j0+nj-1: c[r][j - j0] = dot, r < n_rows <= 4. The file's own  \
      * layout: needs no packing. ldc >= nj. */        \
     K(void, gemv_cols, (float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows))     \

@@ -6,7 +6,8 @@
  *   v_load*_n v_store_n   the first n < VN elements: zeros in the other lanes, memory past them untouched
  *   v_gt v_finite         bit i = lane i
  *   v_transpose           VN vectors of VN floats, in place
- *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; GEMV_PANELS, PROBE_MR likewise
+ *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; PROBE_MR likewise
+ *   GEMV_CHAINS           sums that fit into the registers beside 4 elements of x and a weight; at most GEMV_PANELS panels are streams at once
  * and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
@@ -129,17 +130,6 @@ static size_t nonfinite(const void *src, sae_dtype dtype, size_t n)
 
 /* ---- packing ---- */
 
-/* 8 bytes an element, once per block of rows: under 1 % of any product. */
-static void pack_rows(float *xp, const float *x, size_t ldx, size_t n_rows, size_t d)
-{
-    for (size_t r0 = 0; r0 < n_rows; r0 += SAEI_ROWS, xp += d * SAEI_ROWS)
-        for (size_t j = 0; j < SAEI_ROWS; j++) {
-            const float *row = r0 + j < n_rows ? x + (r0 + j) * ldx : NULL;
-            for (size_t k = 0; k < d; k++)
-                xp[k * SAEI_ROWS + j] = row ? row[k] : 0.0f;
-        }
-}
-
 /* VN x VN weights of a matrix stored [n][d], turned: lane i of r[q] is weight k + q of the feature at rows[i]. Its many rows are more
  * streams than a processor follows by itself, so each line is asked for two lines ahead; into L2, since rows a multiple of 4 KB apart
  * share one set of L1. */
@@ -161,6 +151,24 @@ OUTLINE void load_edge(V r[VN], const unsigned char *const rows[VN], size_t k, s
     for (int i = 0; i < VN; i++)
         r[i] = !rows[i] ? v_zero() : kn == VN ? load_any(rows[i] + k * size_of(t), t) : load_any_n(rows[i] + k * size_of(t), t, kn);
     v_transpose(r);
+}
+
+/* 8 bytes an element, once per block of rows: a few percent of any product. */
+static void pack_rows(float *xp, const float *x, size_t ldx, size_t n_rows, size_t d)
+{
+    for (size_t r0 = 0; r0 < n_rows; r0 += SAEI_ROWS, xp += d * SAEI_ROWS)
+        for (size_t j = 0; j < SAEI_ROWS; j += VN) {
+            const unsigned char *rows[VN];
+            for (size_t i = 0; i < VN; i++)
+                rows[i] = j + i < SAEI_ROWS && r0 + j + i < n_rows ? (const unsigned char *)(x + (r0 + j + i) * ldx) : NULL;
+            for (size_t k = 0; k < d; k += VN) {
+                V r[VN];
+                const size_t kn = min_of(VN, d - k);
+                load_edge(r, rows, k, kn, SAE_F32);
+                for (size_t i = 0; i < kn; i++)
+                    store_part(xp + (k + i) * SAEI_ROWS + j, r[i], min_of(VN, SAEI_ROWS));
+            }
+        }
 }
 
 INLINE void pack_by_rows(float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc, sae_dtype t)
@@ -295,45 +303,80 @@ static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, si
             panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
 }
 
-/* np panels side by side: as many streams, 12 chains. 4 bytes a weight: memory roof. */
-INLINE void gemv_tile(float *c, const float *w, const float *x, size_t d, int np)
+/* The rows of x that a dot kernel works on: 1, 2 or 4, of which the last may be repeated. */
+typedef struct few_rows {
+    const float *x[4];
+} few_rows;
+
+INLINE few_rows few_rows_of(const float *x, size_t ldx, size_t n_rows)
 {
-    enum { NV = SAEI_PANEL / VN };
-    V a[GEMV_PANELS][NV];
+    few_rows rows;
+    for (size_t q = 0; q < 4; q++)
+        rows.x[q] = x + min_of(q, n_rows - 1) * ldx;
+    return rows;
+}
+
+/* nr rows, `stored` of them wanted, with nv vectors of each of np panels side by side: as many streams. 4 bytes a weight: memory roof. */
+INLINE void gemv_tile(float *c, size_t ldc, const float *w, const few_rows *x, size_t d, int nr, int np, int nv, size_t stored)
+{
+    V a[4][GEMV_PANELS][SAEI_PANEL / VN];
     UNROLL
-    for (int p = 0; p < np; p++) {
+    for (int r = 0; r < nr; r++) {
         UNROLL
-        for (int v = 0; v < NV; v++)
-            a[p][v] = v_zero();
+        for (int i = 0; i < np * nv; i++)
+            a[r][i / nv][i % nv] = v_zero();
     }
     for (size_t k = 0; k < d; k++) {
-        const V xk = v_set1(x[k]);
+        V xk[4];
         UNROLL
-        for (int p = 0; p < np; p++) {
-            const float *wk = w + ((size_t)p * d + k) * SAEI_PANEL;
+        for (int r = 0; r < nr; r++)
+            xk[r] = v_set1(x->x[r][k]);
+        UNROLL
+        for (int i = 0; i < np * nv; i++) {
+            const float *at = w + ((size_t)(i / nv) * d + k) * SAEI_PANEL + i % nv * VN;
+            const V b = v_load(at);
+            if (i % nv * VN % 16 == 0)
+                __builtin_prefetch(at + AHEAD);
             UNROLL
-            for (int v = 0; v < NV; v++) {
-                if (v * VN % 16 == 0)
-                    __builtin_prefetch(wk + v * VN + AHEAD);
-                a[p][v] = v_fma(v_load(wk + v * VN), xk, a[p][v]);
-            }
+            for (int r = 0; r < nr; r++)
+                a[r][i / nv][i % nv] = v_fma(b, xk[r], a[r][i / nv][i % nv]);
         }
     }
     UNROLL
-    for (int p = 0; p < np; p++) {
+    for (int r = 0; r < nr; r++) {
+        if ((size_t)r >= stored)
+            break;
         UNROLL
-        for (int v = 0; v < NV; v++)
-            v_store(c + p * SAEI_PANEL + v * VN, a[p][v]);
+        for (int i = 0; i < np * nv; i++)
+            v_store(c + (size_t)r * ldc + i / nv * SAEI_PANEL + i % nv * VN, a[r][i / nv][i % nv]);
     }
 }
 
-static void gemv_panels(float *c, const float *w, size_t n_panels, const float *x, size_t d)
+/* All panels, with the tile that fills the registers: several panels, a panel, or a part of one. */
+INLINE void gemv_rows(float *c, size_t ldc, const float *w, size_t n_panels, const few_rows *x, size_t d, int nr, size_t stored)
 {
+    enum { NV = SAEI_PANEL / VN };
+    const int vectors = GEMV_CHAINS / nr, nv = vectors < NV ? vectors : NV;
+    const int np = vectors / NV < 1 ? 1 : vectors / NV < GEMV_PANELS ? vectors / NV : GEMV_PANELS;
     size_t p = 0;
-    for (; p + GEMV_PANELS <= n_panels; p += GEMV_PANELS)
-        gemv_tile(c + p * SAEI_PANEL, w + p * d * SAEI_PANEL, x, d, GEMV_PANELS);
+    for (; np > 1 && p + (size_t)np <= n_panels; p += (size_t)np)
+        gemv_tile(c + p * SAEI_PANEL, ldc, w + p * d * SAEI_PANEL, x, d, nr, np, nv, stored);
     for (; p < n_panels; p++)
-        gemv_tile(c + p * SAEI_PANEL, w + p * d * SAEI_PANEL, x, d, 1);
+        for (int v = 0; v < SAEI_PANEL; v += nv * VN)
+            gemv_tile(c + p * SAEI_PANEL + v, ldc, w + p * d * SAEI_PANEL + v, x, d, nr, 1, nv, stored);
+}
+
+static void gemv_panels(float *c, size_t ldc, const float *w, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d)
+{
+    if (n_rows == 0)
+        return;
+    const few_rows rows = few_rows_of(x, ldx, n_rows);
+    if (n_rows == 1)
+        gemv_rows(c, ldc, w, n_panels, &rows, d, 1, 1);
+    else if (n_rows == 2)
+        gemv_rows(c, ldc, w, n_panels, &rows, d, 2, 2);
+    else
+        gemv_rows(c, ldc, w, n_panels, &rows, d, 4, n_rows);
 }
 
 /* kn <= 4 weights of nr rows for a run of columns: the accumulators live in c, which stays in L1, and are touched once per 4 weights. */
@@ -411,11 +454,6 @@ static void gemv_cols(float *c, size_t ldc, const saei_matrix *m, size_t j0, siz
              cols_any(c, ldc, m, j0, nj, x, ldx, n_rows, SAE_BF16));
 }
 
-/* The rows of x that a dot kernel works on: 1, or 4 of which the last may be repeated. */
-typedef struct few_rows {
-    const float *x[4];
-} few_rows;
-
 /* kn weights of VN features into the chains of nr rows. */
 INLINE void chain_square(V a[4], const V r[VN], const few_rows *x, size_t k, size_t kn, int nr)
 {
@@ -473,9 +511,7 @@ INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *
                      size_t n_rows, sae_dtype t)
 {
     const size_t row_bytes = (size_t)m->d * size_of(t);
-    few_rows xs;
-    for (size_t q = 0; q < 4; q++)
-        xs.x[q] = x + min_of(q, n_rows - 1) * ldx;
+    const few_rows xs = few_rows_of(x, ldx, n_rows);
     for (size_t i = 0; i < n; i += 2 * VN) {
         const unsigned char *rows[2 * VN];
         const size_t have = min_of(2 * VN, n - i);

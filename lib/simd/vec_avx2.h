@@ -9,7 +9,7 @@
 #include "simd/unroll.h"
 
 /* 4 rows x 24 features: 12 accumulators, 3 weights and a broadcast fill the 16 registers. */
-enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, PROBE_MR = 4 };
+enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, GEMV_CHAINS = 12, PROBE_MR = 4 };
 typedef __m256 V;
 
 static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements, none beyond is touched */

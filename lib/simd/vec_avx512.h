@@ -8,7 +8,7 @@
 #include "simd/unroll.h"
 
 /* 8 rows x 48 features: 24 accumulators, 3 weights, the row values broadcast from memory. */
-enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, PROBE_MR = 8 };
+enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, GEMV_CHAINS = 24, PROBE_MR = 8 };
 typedef __m512 V;
 
 static inline __mmask16 v_first(size_t n)

@@ -9,7 +9,7 @@
 #include "simd/unroll.h"
 
 /* 8 rows x 12 features: 24 accumulators, 3 weights, 2 for the row values. */
-enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, PROBE_MR = 4 };
+enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, GEMV_CHAINS = 24, PROBE_MR = 4 };
 typedef float32x4_t V;
 
 static inline V v_zero(void)

@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 
-enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, PROBE_MR = 4 };
+enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, GEMV_CHAINS = 16, PROBE_MR = 4 };
 typedef float V;
 
 static inline V v_zero(void)

@@ -32,7 +32,7 @@ layers() {
     done
 }
 
-# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson outside io/.
+# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson outside io/, BLIS outside its file.
 calls() {
     local file code
     for file in "$1"/*/*.[ch]; do
@@ -47,6 +47,7 @@ calls() {
             ;;
         esac
         case $file in "$1"/simd/* | "$1"/host/fpmode.c) ;; *) found "$file" "$code" 'include[[:space:]]*<([a-z]*intrin|arm_neon|arm_acle)\.h' ;; esac
+        case $file in "$1"/gemm/blis.c) ;; *) found "$file" "$code" 'include[[:space:]]*<blis|\bbli_' ;; esac
         case $file in "$1"/io/*) ;; *) found "$file" "$code" 'include[[:space:]]*<jansson' ;; esac
     done
 }
@@ -55,12 +56,13 @@ found() { # found FILE CODE PATTERN
     grep -nE -- "$3" <<<"$2" | sed "s:^:$1\: :"
 }
 
-# imports ROOT: what objects outside host/ ask of libc beyond the pure functions.
+# imports ROOT: what objects outside host/ ask for beyond the pure functions of libc; BLIS is for one of them.
 imports() {
     local object
     for object in "$1"/*/*.o; do
         case $object in
         "$1"/host/*) ;;
+        "$1"/gemm/blis.o) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|bli_.*" | sed "s:^:$object needs :" ;;
         *) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure" | sed "s:^:$object needs :" ;;
         esac
     done
@@ -100,8 +102,11 @@ planted fuzzy new '' layers
 planted codec loud 'void f(void) { abort(); }' calls
 planted model memory 'void *f(void) { return malloc (1); }' calls
 planted gemm lanes '#include <immintrin.h>' calls
+planted codec blas '#include <blis.h>' calls
 planted model text '#include <jansson.h>' calls
 planted steer libm 'double exp(double); double f(double x) { return exp(x); }' imports
+planted gemm blis 'int abort(void); int bli_init(void); int f(void) { return bli_init() + abort(); }' imports
+planted gemm tile 'int bli_init(void); int f(void) { return bli_init(); }' imports
 mkdir -p "$tmp/talk/codec"
 echo 'const char *f(void) { return "a \"free (x)"; } /* free(x) */' >"$tmp/talk/codec/talk.c"
 verdict 'a comment or a string was taken for a call' "$(calls "$tmp/talk")" empty

@@ -33,6 +33,7 @@ from .errors import (
     UnsupportedError,
     VersionError,
 )
+from .gemm import Gemm, has_blis
 from .model import Info, Measure, Memory, Neighbors, Sae, from_weights, open
 from .plan import Edit, Plan
 
@@ -46,6 +47,7 @@ __all__ = [
     "Edit",
     "Env",
     "FormatError",
+    "Gemm",
     "HostError",
     "Info",
     "IoError",
@@ -61,6 +63,7 @@ __all__ = [
     "UnsupportedError",
     "VersionError",
     "from_weights",
+    "has_blis",
     "isas",
     "library",
     "open",

@@ -86,6 +86,9 @@ SAE_BY_ENCODER = 2
 SAE_COSINE = 1
 SAE_ANGLE = 2
 SAE_L2 = 3
+SAE_GEMM_NATIVE = 0
+SAE_GEMM_BLIS = 1
+SAE_GEMM_AUTO = 2
 
 
 class sae_error(Structure):
@@ -256,6 +259,28 @@ class sae_neighbors(Structure):
     )
 
 
+class sae_gemm_weights(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("dtype", c_int32),  # sae_dtype dtype
+        ("w", c_void_p),  # const void *w
+        ("stride_bytes", c_int64),  # int64_t stride_bytes
+        ("bias", c_void_p),  # const float *bias
+        ("n_out", c_int32),  # int32_t n_out
+        ("n_in", c_int32),  # int32_t n_in
+    )
+
+
+class sae_gemm_form(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("backend", c_int32),  # sae_gemm_backend backend
+        ("n_out", c_int32),  # int32_t n_out
+        ("n_in", c_int32),  # int32_t n_in
+        ("packed_bytes", c_int64),  # int64_t packed_bytes
+    )
+
+
 # name: (result, arguments...)
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     # uint32_t sae_version(void)
@@ -373,4 +398,20 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_index_pairs": (c_int32, c_void_p, c_void_p, c_int32, c_void_p, c_int64, c_void_p, c_size_t, POINTER(sae_error)),
     # void sae_index_free(sae_index *index)
     "sae_index_free": (None, c_void_p),
+    # sae_status sae_gemm_pack(sae_gemm **out, sae_env *env, const sae_gemm_weights *weights, sae_gemm_backend backend,
+    #     sae_error *err)
+    "sae_gemm_pack": (c_int32, POINTER(c_void_p), c_void_p, POINTER(sae_gemm_weights), c_int32, POINTER(sae_error)),
+    # sae_status sae_gemm_scratch_bytes(const sae_gemm *gemm, int64_t n_rows, size_t *out)
+    "sae_gemm_scratch_bytes": (c_int32, c_void_p, c_int64, c_void_p),
+    # sae_status sae_gemm_run(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, void *scratch, size_t
+    #     scratch_bytes, sae_error *err)
+    "sae_gemm_run": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_rows), c_void_p, c_size_t, POINTER(sae_error)),
+    # sae_status sae_gemm_info(const sae_gemm *gemm, sae_gemm_form *out)
+    "sae_gemm_info": (c_int32, c_void_p, POINTER(sae_gemm_form)),
+    # int32_t sae_gemm_blis_available(void)
+    "sae_gemm_blis_available": (c_int32,),
+    # const char *sae_gemm_backend_name(sae_gemm_backend backend)
+    "sae_gemm_backend_name": (c_char_p, c_int32),
+    # void sae_gemm_free(sae_gemm *gemm)
+    "sae_gemm_free": (None, c_void_p),
 }
