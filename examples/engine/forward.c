@@ -257,8 +257,8 @@ static void rotate(float *z, int32_t n_heads, int32_t head_size, const float *ro
         }
 }
 
-/* Eight chains, so that the compiler may use vectors; the same order for every length and batch. */
-static float dot(const float *a, const float *b, int32_t n)
+/* Blocks of eight, which the compiler turns into vectors; the order is the same for every length and batch. */
+static float dot(const float *restrict a, const float *restrict b, int32_t n)
 {
     float lanes[8] = {0}, sum = 0.0f;
     int32_t i = 0;
@@ -267,9 +267,20 @@ static float dot(const float *a, const float *b, int32_t n)
             lanes[j] += a[i + j] * b[i + j];
     for (; i < n; i++)
         sum += a[i] * b[i];
-    for (int32_t j = 0; j < 8; j++)
-        sum += lanes[j];
-    return sum;
+    for (int32_t half = 4; half > 0; half /= 2)
+        for (int32_t j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return sum + lanes[0];
+}
+
+static void add_scaled(float *restrict out, const float *restrict v, float scale, int32_t n)
+{
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int32_t j = 0; j < 8; j++)
+            out[i + j] += scale * v[i + j];
+    for (; i < n; i++)
+        out[i] += scale * v[i];
 }
 
 static void softmax(float *p, int32_t n)
@@ -317,8 +328,7 @@ static void attend_row(void *job, uint32_t row, uint32_t worker)
         softmax(p, n);
         memset(out, 0, head * sizeof *out);
         for (int32_t i = 0; i < n; i++)
-            for (size_t j = 0; j < head; j++)
-                out[j] += p[i] * values[(size_t)i * kv + j];
+            add_scaled(out, values + (size_t)i * kv, p[i], m->head_size);
     }
 }
 

@@ -109,12 +109,20 @@ merge *engine_merge_place(const engine_tokenizer *t, int32_t left, int32_t right
 
 /* ---- merging ---- */
 
-/* The tokens of one word on the way to their final form; cost[i] is that of merging i with i + 1. */
+/* Two neighbours that could merge. It is out of date once one of them has merged with another. */
+typedef struct candidate {
+    double cost;
+    int32_t at, left, right, result;
+} candidate;
+
+/* The tokens of one word on the way to their final form: a list in place, and a heap of what could merge, the best first. */
 typedef struct word {
-    int32_t *id;
-    int32_t *merged;
-    double *cost;
+    int32_t *id;   /* -1 = merged into the one before */
+    int32_t *next; /* where the neighbour stands; n for none */
+    int32_t *before;
     int32_t n;
+    candidate *heap;
+    int32_t n_heap;
 } word;
 
 /* Room for what a text of n bytes can become: every array as long as the text with blanks written out. */
@@ -139,44 +147,95 @@ static int32_t joined(const engine_tokenizer *t, int32_t left, int32_t right)
     return engine_piece_find(t, text, a + b);
 }
 
-static void weigh(const engine_tokenizer *t, word *w, int32_t i)
+/* What two neighbours become and at which cost; false when they do not merge. */
+static bool weigh(const engine_tokenizer *t, candidate *c)
 {
-    if (i < 0 || i + 1 >= w->n)
-        return;
-    w->cost[i] = INFINITY;
     if (t->score) {
-        w->merged[i] = joined(t, w->id[i], w->id[i + 1]);
-        if (w->merged[i] >= 0)
-            w->cost[i] = -(double)t->score[w->merged[i]];
-    } else {
-        const merge *m = engine_merge_place(t, w->id[i], w->id[i + 1]);
-        w->merged[i] = m->result;
-        if (m->pair)
-            w->cost[i] = m->rank;
+        c->result = joined(t, c->left, c->right);
+        c->cost = c->result < 0 ? 0.0 : -(double)t->score[c->result];
+        return c->result >= 0;
+    }
+    const merge *m = engine_merge_place(t, c->left, c->right);
+    c->result = m->result;
+    c->cost = m->rank;
+    return m->pair;
+}
+
+/* The cheaper one, the left one of equals. */
+static bool better(const candidate *a, const candidate *b)
+{
+    return a->cost < b->cost || (a->cost == b->cost && a->at < b->at);
+}
+
+static void push(word *w, candidate c)
+{
+    int32_t i = w->n_heap++;
+    for (; i > 0 && better(&c, w->heap + (i - 1) / 2); i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = c;
+}
+
+static candidate pop(word *w)
+{
+    const candidate best = w->heap[0], last = w->heap[--w->n_heap];
+    int32_t i = 0;
+    for (int32_t child; (child = 2 * i + 1) < w->n_heap; i = child) {
+        if (child + 1 < w->n_heap && better(w->heap + child + 1, w->heap + child))
+            child++;
+        if (!better(w->heap + child, &last))
+            break;
+        w->heap[i] = w->heap[child];
+    }
+    w->heap[i] = last;
+    return best;
+}
+
+static void consider(const engine_tokenizer *t, word *w, int32_t at)
+{
+    if (at < 0 || w->next[at] >= w->n)
+        return;
+    candidate c = {.at = at, .left = w->id[at], .right = w->id[w->next[at]]};
+    if (weigh(t, &c))
+        push(w, c);
+}
+
+static void link_up(word *w)
+{
+    w->n_heap = 0;
+    for (int32_t i = 0; i < w->n; i++) {
+        w->next[i] = i + 1;
+        w->before[i] = i - 1;
     }
 }
 
-/* The cheapest pair merges, the left one of equals, until none is left. */
+/* Moves what is left to the front. */
+static void close_gaps(word *w)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < w->n; i = w->next[i])
+        w->id[n++] = w->id[i];
+    w->n = n;
+}
+
 static void merge_word(const engine_tokenizer *t, word *w)
 {
-    for (int32_t i = 0; i + 1 < w->n; i++)
-        weigh(t, w, i);
-    for (;;) {
-        int32_t best = -1;
-        for (int32_t i = 0; i + 1 < w->n; i++)
-            if (w->cost[i] < (best < 0 ? INFINITY : w->cost[best]))
-                best = i;
-        if (best < 0)
-            return;
-        const size_t behind = (size_t)(w->n - best - 2);
-        w->id[best] = w->merged[best];
-        memmove(w->id + best + 1, w->id + best + 2, behind * sizeof *w->id);
-        memmove(w->merged + best + 1, w->merged + best + 2, behind * sizeof *w->merged);
-        memmove(w->cost + best + 1, w->cost + best + 2, behind * sizeof *w->cost);
-        w->n--;
-        weigh(t, w, best - 1);
-        weigh(t, w, best);
+    link_up(w);
+    for (int32_t i = 0; i < w->n; i++)
+        consider(t, w, i);
+    while (w->n_heap) {
+        const candidate c = pop(w);
+        const int32_t right = w->next[c.at];
+        if (w->id[c.at] != c.left || right >= w->n || w->id[right] != c.right)
+            continue;
+        w->id[c.at] = c.result;
+        w->id[right] = -1;
+        w->next[c.at] = w->next[right];
+        if (w->next[right] < w->n)
+            w->before[w->next[right]] = c.at;
+        consider(t, w, w->before[c.at]);
+        consider(t, w, c.at);
     }
+    close_gaps(w);
 }
 
 static bool bytes_known(const engine_tokenizer *t, const char *text, size_t n)
@@ -334,17 +393,19 @@ static void encode(const engine_tokenizer *t, desk *d, const char *text, size_t 
 
 static void free_desk(desk *d)
 {
-    void *const all[] = {d->word.id, d->word.merged, d->word.cost, d->text, d->letters};
+    void *const all[] = {d->word.id, d->word.next, d->word.before, d->word.heap, d->text, d->letters};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
 
+/* The heap holds every pair at the start and two more after each merge. */
 static bool take_desk(desk *d, size_t n, engine_error *err)
 {
-    return (d->word.id = engine_take(n, 1, 1, sizeof *d->word.id, err)) &&
-           (d->word.merged = engine_take(n, 1, 1, sizeof *d->word.merged, err)) &&
-           (d->word.cost = engine_take(n, 1, 1, sizeof *d->word.cost, err)) && (d->text = engine_take(n, 1, 1, 1, err)) &&
-           (d->letters = engine_take(n, 2, 1, 1, err)) && (d->out = engine_take(n, 1, 1, sizeof *d->out, err));
+    word *w = &d->word;
+    return (w->id = engine_take(n, 1, 1, sizeof *w->id, err)) && (w->next = engine_take(n, 1, 1, sizeof *w->next, err)) &&
+           (w->before = engine_take(n, 1, 1, sizeof *w->before, err)) && (w->heap = engine_take(n, 3, 1, sizeof *w->heap, err)) &&
+           (d->text = engine_take(n, 1, 1, 1, err)) && (d->letters = engine_take(n, 2, 1, 1, err)) &&
+           (d->out = engine_take(n, 1, 1, sizeof *d->out, err));
 }
 
 bool engine_tokenize(const engine_tokenizer *t, const char *text, int32_t **tokens, int32_t *n, engine_error *err)

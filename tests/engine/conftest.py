@@ -22,9 +22,24 @@ def _said(*command: str, env: dict[str, str] | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=env).stdout
 
 
+class Builds(dict[str, Path]):
+    """Programs by name, each built when it is first asked for: the engine as it is, and one with sanitizers for hostile files."""
+
+    def __init__(self, folder: Path, flags: list[str]) -> None:
+        super().__init__()
+        self._folder, self._flags = folder, flags
+
+    def __missing__(self, name: str) -> Path:
+        sources = sorted(map(str, (self._folder / "src").glob("*.c")))
+        cc = shlex.split(os.environ.get("CC", "cc"))
+        more = shlex.split({"plain": "", "sanitized": SANITIZE}[name])
+        subprocess.run([*cc, *shlex.split(FLAGS), *more, "-o", str(self._folder / name), *sources, *self._flags], check=True)
+        self[name] = self._folder / name
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The engine as it is, and one with sanitizers for hostile files."""
+def build(tmp_path_factory: pytest.TempPathFactory) -> Builds:
     folder = tmp_path_factory.mktemp("engine")
     prefix = folder / "usr"
     _said(os.environ.get("MAKE", "make"), "-s", "install", f"B={os.environ.get('B', 'build')}", f"prefix={prefix}", "DESTDIR=")
@@ -33,12 +48,4 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     flags = _said(pkg, "--cflags", "--libs", "sae", "jansson", env=env).split()
     libdir = _said(pkg, "--variable=libdir", "sae", env=env).strip()
     shutil.copytree(ROOT / "examples" / "engine", folder / "src")
-    sources = sorted(map(str, (folder / "src").glob("*.c")))
-    out = {}
-    for name, more in (("plain", ""), ("sanitized", SANITIZE)):
-        out[name] = folder / name
-        cc = shlex.split(os.environ.get("CC", "cc"))
-        subprocess.run(
-            [*cc, *FLAGS.split(), *more.split(), "-o", str(out[name]), *sources, *flags, "-lm", f"-Wl,-rpath,{libdir}"], check=True
-        )
-    return out
+    return Builds(folder, [*flags, "-lm", f"-Wl,-rpath,{libdir}"])
