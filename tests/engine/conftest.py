@@ -23,16 +23,19 @@ def _said(*command: str, env: dict[str, str] | None = None) -> str:
 
 
 class Builds(dict[str, Path]):
-    """Programs by name, each built when it is first asked for: the engine as it is, and one with sanitizers for hostile files."""
+    """Programs by name, each built when it is first asked for: the engine as it is, one with sanitizers for hostile files, and embed.c, with
+    sanitizers too."""
 
     def __init__(self, folder: Path, flags: list[str]) -> None:
         super().__init__()
         self._folder, self._flags = folder, flags
 
     def __missing__(self, name: str) -> Path:
-        sources = sorted(map(str, (self._folder / "src").glob("*.c")))
+        sources = sorted(str(p) for p in (self._folder / "src").glob("*.c") if name != "embed" or p.name != "main.c")
+        if name == "embed":
+            sources += [str(ROOT / "tests" / "engine" / "embed.c"), f"-I{self._folder / 'src'}"]
         cc = shlex.split(os.environ.get("CC", "cc"))
-        more = shlex.split({"plain": "", "sanitized": SANITIZE}[name])
+        more = [] if name == "plain" else shlex.split(SANITIZE)
         subprocess.run([*cc, *shlex.split(FLAGS), *more, "-o", str(self._folder / name), *sources, *self._flags], check=True)
         self[name] = self._folder / name
         return self[name]

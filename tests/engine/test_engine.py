@@ -146,6 +146,12 @@ def test_sequences_do_not_show(build: Build, world: Path) -> None:
     assert len({tuple(s["tokens"]) for s in together}) == 3
 
 
+def test_embedded(build: Build, world: Path) -> None:
+    """What a server does with engine.h: embed.c tells."""
+    r = subprocess.run([build["embed"], world / "m.bin", world / "sae"], capture_output=True, text=True)
+    assert r.returncode == 0 and " passed, 0 failed" in r.stdout, r.stdout + r.stderr
+
+
 # ---- sampling ----
 
 
