@@ -91,7 +91,7 @@ static bool score_all(scorer *s, engine_error *err)
 {
     program *p = s->p;
     const int32_t n = p->opt.tokens ? 1 : p->opt.n_prompts;
-    if (!program_open_session(p, n, 0, err) || !take(s, err))
+    if (!program_open_session(p, n, program_context(p), err) || !take(s, err))
         return false;
     s->to_file = p->opt.logits;
     if (s->to_file && !engine_npy_open(&s->npy, p->opt.logits, "<f4", p->model->shape.n_vocab, err))

@@ -19,7 +19,7 @@ static bool start(runs *r, int32_t i, engine_error *err)
     engine_request *q = r->request + i;
     if (!program_prompt(r->p, i, &q->tokens, &q->n, err))
         return false;
-    const int64_t wanted = (int64_t)q->n + o->n_new, most = r->p->model->shape.context;
+    const int64_t wanted = (int64_t)q->n + o->n_new, most = program_context(r->p);
     r->n_prompt[i] = q->n;
     q->capacity = (int32_t)(wanted < most ? wanted : most);
     int32_t *more = realloc(q->tokens, (size_t)q->capacity * sizeof *more);

@@ -259,6 +259,7 @@ typedef struct engine_export_options {
     const char *hook_name;
     const char *folder;
     int32_t shard_rows; /* 0 = 65536 */
+    int32_t context;    /* positions of a document at most, 0 = the model's */
     bool force;         /* write into a folder that already has a shards.json */
 } engine_export_options;
 

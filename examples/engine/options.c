@@ -32,6 +32,7 @@ enum {
     ID_SHARD_ROWS,
     ID_REPEATS,
     ID_BATCH,
+    ID_CONTEXT,
     ID_THREADS,
     ID_JSON,
     ID_HELP
@@ -67,6 +68,7 @@ static const option_desc all[] = {
     {ID_SHARD_ROWS, FOR_EXPORT, "shard-rows", "N", "rows of a shard (65536)", 0},
     {ID_REPEATS, FOR_BENCH, "repeats", "N", "runs over all positions (5)", 0},
     {ID_BATCH, FOR_RUN | FOR_LOGPROBS, "batch", "N", "rows computed at once (64); results do not depend on it", 0},
+    {ID_CONTEXT, FOR_RUN | FOR_LOGPROBS | FOR_EXPORT, "context", "N", "positions that a text may have, where the model's take too much memory", 0},
     {ID_FORCE, FOR_RUN | FOR_LOGPROBS | FOR_BENCH | FOR_EXPORT, "force", NULL, "an SAE of another hook or model; export: replace a folder's shards", 0},
     {ID_THREADS, FOR_ALL & ~FOR_TOKENIZE, "threads", "N", "threads (1); 0 = one per processor; results do not depend on it", 0},
     {ID_JSON, FOR_ALL, "json", NULL, "print JSON", 'j'},
@@ -200,6 +202,9 @@ static bool take_number(options *o, const char *c, int id, const char *v)
         return true;
     case ID_BATCH:
         o->batch = (int32_t)whole(c, "batch", v, 1, 4096);
+        return true;
+    case ID_CONTEXT:
+        o->context = (int32_t)whole(c, "context", v, 1, INT32_MAX);
         return true;
     case ID_THREADS:
         o->threads = (uint32_t)whole(c, "threads", v, 0, 1024);

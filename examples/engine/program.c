@@ -46,17 +46,22 @@ static bool read_tokens(const char *list, int32_t n_vocab, int32_t **tokens, int
     return true;
 }
 
+int32_t program_context(const program *p)
+{
+    const int32_t most = p->model->shape.context, wanted = p->opt.context;
+    return wanted && wanted < most ? wanted : most;
+}
+
 bool program_prompt(const program *p, int32_t i, int32_t **tokens, int32_t *n, engine_error *err)
 {
-    const engine_shape *s = &p->model->shape;
     *tokens = NULL;
     *n = 0;
-    bool ok = p->opt.tokens ? read_tokens(p->opt.tokens, s->n_vocab, tokens, n, err)
+    bool ok = p->opt.tokens ? read_tokens(p->opt.tokens, p->model->shape.n_vocab, tokens, n, err)
                             : engine_tokenize(p->tokenizer, p->opt.prompts[i], tokens, n, err);
     if (ok && *n == 0)
         ok = engine_fail(err, "prompt %d has no token", i);
-    if (ok && *n > s->context)
-        ok = engine_fail(err, "prompt %d has %d tokens, the model's context is %d: shorten it", i, *n, s->context);
+    if (ok && *n > program_context(p))
+        ok = engine_fail(err, "prompt %d has %d tokens, the context is %d: shorten it", i, *n, program_context(p));
     if (!ok) {
         free(*tokens);
         *tokens = NULL;

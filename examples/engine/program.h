@@ -11,7 +11,7 @@ typedef struct options {
     const char *prompts[MAX_PROMPTS];
     const char *tokens; /* "1,2,3" in place of a prompt */
     int32_t n_prompts;
-    int32_t n_new, batch, repeats;
+    int32_t n_new, batch, repeats, context;
     float temperature;
     int32_t top_k;
     uint64_t seed;
@@ -53,6 +53,9 @@ void options_help(int for_command);
 /* The model, and the tokenizer: the one that was named, or the tokenizer.json of a folder. */
 bool program_open_model(program *p, engine_error *err);
 bool program_open_tokenizer(program *p, engine_error *err);
+
+/* Positions that a text may have: the model's, or fewer where --context says so. */
+int32_t program_context(const program *p);
 
 /* Tokens of prompt i, or those of --tokens: new memory. Refuses what is empty or longer than the context. */
 bool program_prompt(const program *p, int32_t i, int32_t **tokens, int32_t *n, engine_error *err);

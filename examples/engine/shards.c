@@ -265,7 +265,8 @@ static bool make_folder(const exporter *x, engine_error *err)
 static bool export_all(exporter *x, engine_error *err)
 {
     engine_point at;
-    if (!engine_point_parse(&at, x->model, x->opt->hook_name, err) || !engine_session_create(&x->session, x->model, 1, 0, BATCH, err) ||
+    if (!engine_point_parse(&at, x->model, x->opt->hook_name, err) ||
+        !engine_session_create(&x->session, x->model, 1, x->opt->context, BATCH, err) ||
         !engine_session_hook(x->session, at, on_rows, x, err) || !make_folder(x, err) || !read_texts(x, err))
         return false;
     if (!x->result.n_rows)

@@ -23,8 +23,8 @@ def _said(*command: str, env: dict[str, str] | None = None) -> str:
 
 
 class Builds(dict[str, Path]):
-    """Programs by name, each built when it is first asked for: the engine as it is, one with sanitizers for hostile files, and embed.c, with
-    sanitizers too."""
+    """Programs by name, each built when it is first asked for: the engine as it is, one with sanitizers for hostile files, and embed.c,
+    with sanitizers too."""
 
     def __init__(self, folder: Path, flags: list[str]) -> None:
         super().__init__()

@@ -440,7 +440,9 @@ def test_bad_calls(build: Build, world: Path) -> None:
     model = ["--model", world / "m.bin", "--tokenizer", world / "t.bin"]
     toy.write_sae(world / "narrow", d_in=23)
     toy.write_sae(world / "named", model="other/name")
-    refused(build, "prompt 0 has 50 tokens, the model's context is 48", "run", *model, "--prompt", "b" * 48)
+    refused(build, "prompt 0 has 50 tokens, the context is 48", "run", *model, "--prompt", "b" * 48)
+    refused(build, "3 tokens, the context is 2", "logprobs", *model, "--tokens", "1,2,3", "--context", 2)
+    assert len(result(build, "run", *model, "--tokens", "1,2,3", "--context", 5)["sequences"][0]["tokens"]) <= 2
     refused(build, "not valid UTF-8", "run", *model, "--prompt", b"a\xff".decode("utf-8", "surrogateescape"))
     for name in (
         "blocks.3.hook_resid_post",
