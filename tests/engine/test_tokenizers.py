@@ -108,10 +108,12 @@ def test_bin_equals_llama2c(build: Build, tmp_path: Path) -> None:
     assert got == [greedy(pieces, scores, t) for t in texts]
 
 
-def test_world_tokenizer_reads_what_the_engine_reads(build: Build, tmp_path: Path) -> None:
-    toy.write_tokenizer(tmp_path / "t.bin")
+def test_the_left_one_of_equals(build: Build, tmp_path: Path) -> None:
+    """ "aaa" holds the pair "aa" twice; the left one merges."""
+    toy.write_tokenizer(tmp_path / "t.bin", extra=("aa",))
     t = Tokenizer.load(tmp_path / "t.bin", 300)
-    assert tokens(build, tmp_path, tmp_path / "t.bin", ["abc ab", "cé"]) == [[1, *t.encode(" " + x)] for x in ("abc ab", "cé")]
+    texts = ["b" + "a" * n for n in range(1, 8)]
+    assert tokens(build, tmp_path, tmp_path / "t.bin", texts) == [[1, *t.encode(" " + x)] for x in texts]
 
 
 BEHIND = [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}]
