@@ -55,14 +55,14 @@ def byte_level(kind: str) -> str:
     words = pre_tokenizers.ByteLevel(add_prefix_space=kind == "prefix", use_regex=kind != "llama3")
     if kind == "llama3":
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), words])
-    elif kind == "digits":
-        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
     else:
         t.pre_tokenizer = words
     t.decoder = decoders.ByteLevel()
     t.train_from_iterator(
         CORPUS, trainers.BpeTrainer(vocab_size=N_VOCAB, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     )
+    if kind == "digits":  # after training, so that there are merges of digits which must not be used
+        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
     if kind == "llama3":
         front = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
         t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), front])
