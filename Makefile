@@ -101,6 +101,17 @@ $(B)/sae: $(TOOL_OBJ) $(B)/$(SONAME)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $(TOOL_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson minizip zlib) -lm -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'
 
+# The engine is a program like any other: public headers, shared library.
+ENGINE_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard examples/engine/*.c))
+$(B)/examples/%.o: examples/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(COMPILE) $(call pkg,--cflags,jansson) -c -o $@ $<
+$(B)/engine: $(ENGINE_OBJ) $(B)/$(SONAME)
+	$(call say,LINK)
+	$(Q)$(LINK) -o $@ $(ENGINE_OBJ) -L$(B) -lsae $(call pkg,--libs,jansson) -lm -Wl,-rpath,'$$ORIGIN'
+engine: $(B)/engine ## build the reference inference engine of examples/engine
+
 # ---- tests ----
 $(B)/tests/%.o: EXTRA = $(if $(filter $(B)/tests/api_%,$@),,-Ilib) -Itests
 $(B)/tests/%.o: tests/%.c | $(DEPS)
@@ -138,7 +149,7 @@ check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run a
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
 check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
-check-ecosystem: all $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
+check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
@@ -188,4 +199,4 @@ help: ## this list
 -include $(wildcard $(B)/*/*.d $(B)/*/*/*.d $(B)/fuzz/*/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all check check-c check-ecosystem fuzz bench demo storeabi format deps install uninstall clean help
+.PHONY: all check check-c check-ecosystem fuzz bench demo engine storeabi format deps install uninstall clean help

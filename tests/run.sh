@@ -93,6 +93,7 @@ everything() {
         item "$(basename "$script" .sh)" bash "$script" "$B"
     done
     item python env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider bindings/python/tests
+    item engine env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/engine
     if [ -z "${SAE_TEST_DATA:-}" ]; then echo 'skip: SAEs trained on real activations (make check SAE_TEST_DATA=DIR)'; fi
     echo 'skip: the comparison with torch and SAELens, which need large packages (make check-ecosystem)'
 }
@@ -102,7 +103,7 @@ ecosystem() {
         echo "skip: the comparison with SAELens, because pip could not install tests/ecosystem/requirements.txt"
         return
     fi
-    item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" \
+    item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" ENGINE="$B/engine" \
         "$B/venv-ecosystem/bin/python" -m pytest -q -p no:cacheprovider tests/ecosystem
 }
 

@@ -1,0 +1,23 @@
+/* Reading a safetensors file: u64 length of the header, a JSON header, the data (huggingface/safetensors, README "Format"). */
+#ifndef ENGINE_SAFETENSORS_H
+#define ENGINE_SAFETENSORS_H
+
+#include "internal.h"
+
+#include <jansson.h>
+
+typedef struct tensors {
+    engine_file file;
+    json_t *header;
+    size_t data; /* where the data begins */
+    const char *path;
+} tensors;
+
+bool tensors_open(tensors *out, const char *path, engine_error *err);
+void tensors_close(tensors *t);
+bool tensors_have(const tensors *t, const char *name);
+
+/* Converts a tensor of exactly this shape (columns 0 = a vector) from f32, f16 or bf16 to out. */
+bool tensors_read(const tensors *t, const char *name, int64_t rows, int64_t columns, float *out, engine_error *err);
+
+#endif
