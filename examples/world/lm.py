@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +36,14 @@ class Training:
     warmup: int = 80
     seed: int = 0
     topic_layer: int = 2  # whose output must tell the topic
-    topic_weight: float = 0.1  # of that loss; 0 = none
+    topic_weight: float = 0.03  # of that loss; 0 = none
     topic_share: float = 0.25  # of the tokens, drawn anew in each step: the loss costs as much as the model's own
     topic_words: int = 4  # sampled per token
     near: int = 12  # tokens that the blocks above topic_layer see, beside BOS,
-    near_share: float = 0.8  # in this share of the documents: there the topic can reach them by the residual stream alone
+    near_share: float = 0.9  # in this share of the documents: there the topic can reach them by the residual stream alone
+    jitter_share: float = 0.5  # of the documents whose topic's strength is changed for the blocks above topic_layer,
+    jitter_least: float = -0.5  # by between this and
+    jitter_most: float = 1.5  # this times what it is
 
 
 class Norm(nn.Module):
@@ -93,14 +98,16 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
-    def residuals(self, ids: Tensor, seen: Tensor | None = None, above: int = 0) -> list[Tensor]:
-        """The output of every block; those after block `above` attend to `seen` alone."""
+    def residuals(self, ids: Tensor, split: int = -1, seen: Tensor | None = None, edit: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        """The output of every block. Those after block `split` attend to `seen` alone and get its output as `edit` leaves it."""
         t = ids.shape[1]
         x = self.emb(ids)
         out = []
         for i, b in enumerate(self.blocks):
-            x = b(x, self.cos[:t], self.sin[:t], seen if i > above else None)
+            x = b(x, self.cos[:t], self.sin[:t], seen if i > split else None)
             out.append(x)
+            if i == split and edit:
+                x = edit(x)
         return out
 
     def logits(self, resid: Tensor) -> Tensor:
@@ -194,6 +201,47 @@ class TopicLoss(nn.Module):
         return -F.log_softmax(h @ F.normalize(self.words, dim=1).T, -1).gather(1, words).mean()
 
 
+class TopicJitter:
+    """Training only: makes what a topic's rows have in common weaker or stronger, in some documents, from their first token on. So the upper
+    blocks learn to read the topic from this alone, at any strength, with any text before it."""
+
+    def __init__(self, n_concepts: int, dim: int, t: Training) -> None:
+        self.t = t
+        self.means = torch.zeros(n_concepts, dim)  # moving, without what the rows of a language have in common
+        self.dice = torch.Generator().manual_seed(t.seed + 3)
+
+    def edit(self, x: Tensor, topic: Tensor, lang: Tensor) -> Tensor:
+        """x [n][length][dim], topic and lang [n][length], -1 = none."""
+        self._follow(x.detach(), topic, lang)
+        n = len(x)
+        strength = self.t.jitter_least + (self.t.jitter_most - self.t.jitter_least) * torch.rand(n, generator=self.dice)
+        strength *= torch.rand(n, generator=self.dice) < self.t.jitter_share
+        about = _from_the_start(topic)
+        return x + torch.where(about >= 0, strength[:, None], 0.0)[..., None] * self.means[about]
+
+    def _follow(self, x: Tensor, topic: Tensor, lang: Tensor) -> None:
+        on = topic >= 0
+        x, topic, lang = x[on], topic[on], lang[on]
+        x = x - _means(x, lang, int(lang.max()) + 1)[0][lang]
+        means, count = _means(x, topic, len(self.means))
+        rate = 0.02 * (count > 0)
+        self.means += rate[:, None] * (means - self.means)
+
+
+def _means(x: Tensor, group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and number of the rows of each group."""
+    count = torch.bincount(group, minlength=n_groups)
+    total = torch.zeros(n_groups, x.shape[1]).index_add_(0, group, x)
+    return total / count.clamp(min=1)[:, None], count
+
+
+def _from_the_start(topic: Tensor) -> Tensor:
+    """Tokens before the first topic get that topic."""
+    first = (topic >= 0).int().argmax(1)
+    begin = topic.gather(1, first[:, None])
+    return torch.where((topic < 0) & (torch.arange(topic.shape[1]) < first[:, None]), begin, topic)
+
+
 def near_only(n: int, length: int, t: Training, generator: torch.Generator) -> Tensor:
     """What the upper blocks see: [n][1][length][length]."""
     at = torch.arange(length)
@@ -215,22 +263,25 @@ def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Tr
         betas=(0.9, 0.98),
     )
     dice = torch.Generator().manual_seed(t.seed + 2)
+    jitter = TopicJitter(n_concepts, shape.dim, t) if t.jitter_share else None
     plan = batches(docs, t.batch_tokens, t.seed + 5)
     progress = Progress("language model", len(plan))
     for step, batch in enumerate(plan):
         for group in opt.param_groups:
             decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / len(plan)))
             group["lr"] = t.lr * min(1, (step + 1) / t.warmup) * decay
-        ids, real = pad([docs[i].ids for i in batch])
-        seen = near_only(len(batch), ids.shape[1] - 1, t, dice) if t.near_share else None
-        resid = m.residuals(ids[:, :-1], seen, t.topic_layer)
-        loss = F.cross_entropy(m.logits(resid[-1][real[:, 1:]]), ids[:, 1:][real[:, 1:]])
+        ids, real = (z[:, 1:] for z in pad([docs[i].ids for i in batch]))
+        before = pad([docs[i].ids[:-1] for i in batch])[0]
+        topic = pad([docs[i].topic[:-1] for i in batch], -1)[0]
+        lang = pad([docs[i].lang[:-1] for i in batch])[0]
+        seen = near_only(*before.shape, t, dice) if t.near_share else None
+        edit = functools.partial(jitter.edit, topic=topic, lang=lang) if jitter else None
+        resid = m.residuals(before, t.topic_layer, seen, edit)
+        loss = F.cross_entropy(m.logits(resid[-1][real]), ids[real])
         total = loss
         told = 0.0
         if topic_loss:
-            topic, _ = pad([docs[i].topic for i in batch], -1)
-            has = (topic[:, :-1] >= 0) & real[:, :-1]
-            extra = topic_loss(resid[t.topic_layer][has], topic[:, :-1][has])
+            extra = topic_loss(resid[t.topic_layer][topic >= 0], topic[topic >= 0])
             total = loss + t.topic_weight * extra
             told = extra.item()
         opt.zero_grad(set_to_none=True)
