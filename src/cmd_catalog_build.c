@@ -103,7 +103,7 @@ static void window_free(window *w)
 static void window_add(window *w, const job *j, void *x, int64_t n)
 {
     int64_t used = w->codes.indptr[w->n];
-    sae_rows rows = {.struct_size = sizeof rows, .dtype = j->in.rows.dtype, .x = x, .n_rows = n};
+    sae_rows block = {.struct_size = sizeof block, .dtype = j->in.rows.dtype, .x = x, .n_rows = n};
     sae_codes tail = {.struct_size = sizeof tail, .indptr = w->indptr};
     sae_status status = SAE_E_CAPACITY;
     for (int tries = 0; tries < 2 && status == SAE_E_CAPACITY; tries++) {
@@ -115,7 +115,7 @@ static void window_add(window *w, const job *j, void *x, int64_t n)
         tail.capacity = w->codes.capacity - used;
         tail.indices = w->codes.indices + used;
         tail.values = w->codes.values + used;
-        status = sae_encode(j->ctx, &tail, &rows);
+        status = sae_encode(j->ctx, &tail, &block);
     }
     expect_ctx_ok(status, j->ctx, j->sae_path);
     for (int64_t i = 1; i <= n; i++) {
@@ -197,11 +197,11 @@ static int32_t words_of(const job *j, sae_token *out, float *row, float sign)
     int32_t indices[64];
     float values[64];
     sae_codes codes = {.struct_size = sizeof codes, .capacity = 64, .indptr = indptr, .indices = indices, .values = values};
-    sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = row, .n_rows = 1};
+    sae_rows block = {.struct_size = sizeof block, .dtype = SAE_F32, .x = row, .n_rows = 1};
     for (int64_t k = 0; sign < 0.0f && k < j->in.d_in; k++) {
         row[k] = -row[k];
     }
-    expect_ctx_ok(sae_encode(j->words, &codes, &rows), j->words, j->folder);
+    expect_ctx_ok(sae_encode(j->words, &codes, &block), j->words, j->folder);
     for (int64_t i = 0; i < indptr[1]; i++) {
         out[i] = (sae_token){.text = shards_word(&j->in, indices[i]), .value = sign * values[i]};
     }
