@@ -1,8 +1,9 @@
 /* A catalog of features: labels, statistics, tokens and examples of one SAE's features in one file, with search.
  *
  * The file is an SQLite database that belongs to one SAE, told by its fingerprint (sae_model_fingerprint). It is a single file whenever no
- * call is under way; a process that dies in the middle may leave FILE-journal beside it, which the next open uses to undo what was not
- * committed. What has been committed stays, also when power fails.
+ * transaction is open. A process that dies in one may leave FILE-journal beside it: keep the two together, the next program that opens
+ * the catalog undoes what was not committed, and the next that writes takes the journal away. What has been committed stays, also when
+ * power fails.
  *
  * Threads: calls on one catalog are served one after the other, whatever thread they come from; a transaction belongs to the catalog, not
  * to a thread. Several catalogs, also of other processes, may read one file at once; one of them writes at a time.
@@ -90,7 +91,7 @@ typedef struct sae_catalog_about {
 SAE_API sae_status sae_catalog_create(sae_catalog **out, sae_env *env, const char *path, sae_model *model, sae_error *err);
 
 /* Opens a catalog. `opt` NULL = for reading, of any SAE. A file that cannot be written can be read; where a writer died, opening for
- * reading too takes its unfinished work back.
+ * reading too undoes its unfinished work.
  * Errors: SAE_E_IO (missing, unreadable, not writable), SAE_E_FORMAT (no catalog, damaged), SAE_E_VERSION (of a later schema),
  * SAE_E_SHAPE (made for another SAE: both fingerprints and hook names), SAE_E_BUSY, SAE_E_NOMEM, SAE_E_ARG, SAE_E_UNSUPPORTED. */
 SAE_API sae_status sae_catalog_open(sae_catalog **out, sae_env *env, const char *path, const sae_catalog_options *opt, sae_error *err);
@@ -125,7 +126,8 @@ SAE_API sae_status sae_catalog_get(sae_features **out, sae_catalog *catalog, con
 /* The features whose label or promoted tokens hold the words of `query` (UTF-8), at most `limit` (1 .. 10000), the best first: by Okapi
  * BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75), where a label counts ten times a token; then by id. A word also finds the words
  * that begin with it. Korean, Chinese, Japanese and other scripts without spaces or with attached particles are found from any syllable on.
- * When no feature holds all words, those that hold any of them are given. Lists hold labels and statistics, no tokens and examples.
+ * When no feature holds all words, those that hold any of them are given. Where more than 20000
+ * features match, the best of the 20000 with the lowest ids. Lists hold labels and statistics, no tokens and examples.
  * A query with nothing to look for finds nothing. Errors: SAE_E_ARG (not UTF-8, longer than 1000 bytes, limit), and as for get. */
 SAE_API sae_status sae_catalog_search(sae_features **out, sae_catalog *catalog, const char *query, int32_t limit, sae_error *err);
 
