@@ -6,7 +6,7 @@ build=${1:?a build directory}
 passed=0
 failed=0
 order='base host simd env gemm io model codec'
-top='steer distance' # on one line: they may not see each other
+top='steer distance features' # on one line: they may not see each other
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -32,7 +32,8 @@ layers() {
     done
 }
 
-# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson outside io/.
+# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson outside io/, SQLite outside
+# features/.
 calls() {
     local file code
     for file in "$1"/*/*.[ch]; do
@@ -47,6 +48,7 @@ calls() {
             ;;
         esac
         case $file in "$1"/simd/* | "$1"/host/fpmode.c) ;; *) found "$file" "$code" 'include[[:space:]]*<([a-z]*intrin|arm_neon|arm_acle)\.h' ;; esac
+        case $file in "$1"/features/*) ;; *) found "$file" "$code" 'include[[:space:]]*<sqlite3' ;; esac
         case $file in "$1"/io/*) ;; *) found "$file" "$code" 'include[[:space:]]*<jansson' ;; esac
     done
 }
@@ -61,6 +63,7 @@ imports() {
     for object in "$1"/*/*.o; do
         case $object in
         "$1"/host/*) ;;
+        "$1"/features/*) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|sqlite3_.*" | sed "s:^:$object needs :" ;;
         *) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure" | sed "s:^:$object needs :" ;;
         esac
     done
@@ -101,6 +104,8 @@ planted codec loud 'void f(void) { abort(); }' calls
 planted model memory 'void *f(void) { return malloc (1); }' calls
 planted gemm lanes '#include <immintrin.h>' calls
 planted model text '#include <jansson.h>' calls
+planted steer rows '#include <sqlite3.h>' calls
+planted distance database 'int sqlite3_sleep(int); int f(void) { return sqlite3_sleep(1); }' imports
 planted steer libm 'double exp(double); double f(double x) { return exp(x); }' imports
 mkdir -p "$tmp/talk/codec"
 echo 'const char *f(void) { return "a \"free (x)"; } /* free(x) */' >"$tmp/talk/codec/talk.c"
