@@ -43,16 +43,16 @@ static void limit(sqlite3 *db)
 }
 
 /* temp_store: no temporary files, whose folder SQLite would take from the environment. mmap_size: a file cut short meanwhile is an
- * error, not a signal. */
+ * error, not a signal. cache_size, in KiB: a writer that must spill pages in the middle of a transaction waits for the disk each time. */
 sae_status saei_harden(sae_catalog *c, sae_error *err)
 {
     limit(c->db);
     (void)sqlite3_busy_timeout(c->db, c->wait_ms);
     (void)sqlite3_extended_result_codes(c->db, 1);
-    int rc = saei_sql_run(c, "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; "
-                             "PRAGMA synchronous = FULL");
-    if (!rc && c->access == SAE_CATALOG_READ)
-        rc = saei_sql_run(c, "PRAGMA query_only = ON");
+    int rc = saei_sql_run(c, "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA synchronous = FULL");
+    rc = rc ? rc
+            : saei_sql_run(c, c->access == SAE_CATALOG_READ ? "PRAGMA cache_size = -16384; PRAGMA query_only = ON"
+                                                            : "PRAGMA cache_size = -65536");
     return rc ? saei_sql_fail(c, rc, "open", err) : SAE_OK;
 }
 
