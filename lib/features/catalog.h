@@ -57,6 +57,14 @@ sae_status saei_schema_write(sae_catalog *c, sae_error *err);
 /* Checks that a file is a catalog of a schema this library knows, by the very text of its tables, and reads what it says of itself. */
 sae_status saei_schema_read(sae_catalog *c, sae_error *err);
 
+/* ---- rank.c ---- */
+
+/* Matches that are ranked and counted; of more, the first. */
+enum { SAEI_MOST_RANKED = 20000 };
+
+/* Makes saei_rank(words) known to a connection: how well a match fits the query, higher is better. */
+int saei_rank_register(sqlite3 *db);
+
 /* ---- sql.c ---- */
 
 /* Status and sentence for what SQLite answered; `doing` is "read", "write to", "open". */

@@ -106,6 +106,7 @@ static sae_status bound(sae_catalog *c, int64_t *out, sae_error *err)
     if (!s)
         return saei_sql_fail(c, sqlite3_errcode(c->db), "read", err);
     (void)sqlite3_bind_text64(s, 1, (const char *)c->words.p, c->words.n, SQLITE_STATIC, SQLITE_UTF8);
+    (void)sqlite3_bind_int(s, 2, SAEI_MOST_RANKED);
     const int rc = sqlite3_step(s);
     const sae_status status = rc == SQLITE_ROW ? SAE_OK : saei_sql_fail(c, rc, "read", err);
     if (!status && sqlite3_column_type(s, 0) != SQLITE_NULL)

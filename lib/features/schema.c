@@ -15,7 +15,7 @@ static const struct {
     {"feature_density", "CREATE INDEX feature_density ON feature(density)"},
     {"feature_mean", "CREATE INDEX feature_mean ON feature(mean)"},
     {"feature_max", "CREATE INDEX feature_max ON feature(max)"},
-    {"words", "CREATE VIRTUAL TABLE words USING fts5(label, tokens, content='', tokenize='unicode61')"},
+    {"words", "CREATE VIRTUAL TABLE words USING fts5(label, tokens, content='', tokenize='unicode61', prefix='1 2')"},
 };
 enum { N_OBJECTS = sizeof objects / sizeof *objects };
 
@@ -53,6 +53,7 @@ sae_status saei_harden(sae_catalog *c, sae_error *err)
     rc = rc ? rc
             : saei_sql_run(c, c->access == SAE_CATALOG_READ ? "PRAGMA cache_size = -16384; PRAGMA query_only = ON"
                                                             : "PRAGMA cache_size = -65536");
+    rc = rc ? rc : saei_rank_register(c->db);
     return rc ? saei_sql_fail(c, rc, "open", err) : SAE_OK;
 }
 
