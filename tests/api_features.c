@@ -205,6 +205,12 @@ START_TEST(words_of_many_scripts)
     ck_assert_str_eq(found(c, "cat"), "7 8"); /* the word itself before words it begins */
     ck_assert_str_eq(found(c, "golden brid"), "0");
     ck_assert_str_eq(found(c, "brucke"), "20"); /* a promoted token, U+0120 before it */
+    sae_feature token = named(31, "");
+    token.promoted = (sae_token[]){{"rarity", 1.0f, 0}};
+    token.n_promoted = 1;
+    ACCEPTED(sae_catalog_put(c, &token, &err));
+    put_label(c, 32, "a rarity in a label that has many more words than the other has, and yet comes first");
+    ck_assert_str_eq(found(c, "rarity"), "32 31");
     ck_assert_str_eq(found(c, "gate zebra"), "0");
     ck_assert_str_eq(found(c, "다리를 zebra"), "2 20 3 4"); /* any of the pairs */
     ck_assert_str_eq(found(c, ""), "");

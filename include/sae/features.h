@@ -126,8 +126,8 @@ SAE_API sae_status sae_catalog_get(sae_features **out, sae_catalog *catalog, con
 /* The features whose label or promoted tokens hold the words of `query` (UTF-8), at most `limit` (1 .. 10000), the best first: by Okapi
  * BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75), where a label counts ten times a token; then by id. A word also finds the words
  * that begin with it. Korean, Chinese, Japanese and other scripts without spaces or with attached particles are found from any syllable on.
- * When no feature holds all words, those that hold any of them are given. Where more than 20000
- * features match, the best of the 20000 with the lowest ids. Lists hold labels and statistics, no tokens and examples.
+ * When no feature holds all words, those that hold any of them are given. Of words that more than 10000 features hold, the best of the 10000
+ * with the lowest ids. Lists hold labels and statistics, no tokens and examples.
  * A query with nothing to look for finds nothing. Errors: SAE_E_ARG (not UTF-8, longer than 1000 bytes, limit), and as for get. */
 SAE_API sae_status sae_catalog_search(sae_features **out, sae_catalog *catalog, const char *query, int32_t limit, sae_error *err);
 

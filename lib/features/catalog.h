@@ -60,7 +60,7 @@ sae_status saei_schema_read(sae_catalog *c, sae_error *err);
 /* ---- rank.c ---- */
 
 /* Matches that are ranked and counted; of more, the first. */
-enum { SAEI_MOST_RANKED = 20000 };
+enum { SAEI_MOST_RANKED = 10000 };
 
 /* Makes saei_rank(words) known to a connection: how well a match fits the query, higher is better. */
 int saei_rank_register(sqlite3 *db);
@@ -89,8 +89,11 @@ void saei_body_pack(saei_bytes *out, const saei_host *host, const sae_feature *f
  * neighbouring syllables, so that any part of it can be found. */
 void saei_words(saei_bytes *out, const saei_host *host, const char *text);
 
-/* Appends an FTS5 expression for the words of a query: all of them, or any. Nothing when there is nothing to look for. */
-void saei_words_query(saei_bytes *out, const saei_host *host, const char *query, bool any);
+/* What a feature must hold: all words of a query themselves; all of them, or words that they begin; any of these. */
+typedef enum saei_match { SAEI_EXACT, SAEI_ALL, SAEI_ANY } saei_match;
+
+/* Appends an FTS5 expression for the words of a query. Nothing when there is nothing to look for. */
+void saei_words_query(saei_bytes *out, const saei_host *host, const char *query, saei_match match);
 
 /* ---- list.c ---- */
 

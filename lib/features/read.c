@@ -94,10 +94,10 @@ sae_status sae_catalog_get(sae_features **out, sae_catalog *c, const int32_t *id
 
 /* ---- search ---- */
 
-/* The id up to which matches are ranked; -1 when nothing matches the words in c->words. */
-static sae_status bound(sae_catalog *c, int64_t *out, sae_error *err)
+/* How many features match the words in c->words, counted up to SAEI_MOST_RANKED, and the id of the last of them. */
+static sae_status bound(sae_catalog *c, int64_t *n, int64_t *last, sae_error *err)
 {
-    *out = -1;
+    *n = 0;
     if (c->words.failed)
         return no_memory(err);
     if (c->words.n == 0)
@@ -109,8 +109,10 @@ static sae_status bound(sae_catalog *c, int64_t *out, sae_error *err)
     (void)sqlite3_bind_int(s, 2, SAEI_MOST_RANKED);
     const int rc = sqlite3_step(s);
     const sae_status status = rc == SQLITE_ROW ? SAE_OK : saei_sql_fail(c, rc, "read", err);
-    if (!status && sqlite3_column_type(s, 0) != SQLITE_NULL)
-        *out = sqlite3_column_int64(s, 0);
+    if (!status) {
+        *n = sqlite3_column_int64(s, 0);
+        *last = sqlite3_column_int64(s, 1);
+    }
     saei_sql_done(s);
     return status;
 }
@@ -128,17 +130,20 @@ static sae_status find(sae_features *list, sae_catalog *c, int64_t last, int32_t
     return status;
 }
 
+/* Words that very many features hold are looked for as they stand: those they begin would only take time. */
 static sae_status search(sae_features *list, sae_catalog *c, const char *query, int32_t limit, sae_error *err)
 {
-    int64_t last = -1;
+    int64_t n = 0, last = 0;
     sae_status status = SAE_OK;
-    for (int any = 0; any < 2 && last < 0 && !status; any++) {
+    for (saei_match match = SAEI_EXACT; match <= SAEI_ANY && !status; match++) {
         c->words.n = 0;
         c->words.failed = false;
-        saei_words_query(&c->words, &c->env->host, query, any);
-        status = bound(c, &last, err);
+        saei_words_query(&c->words, &c->env->host, query, match);
+        status = bound(c, &n, &last, err);
+        if (n >= (match == SAEI_EXACT ? SAEI_MOST_RANKED : 1))
+            break;
     }
-    return status || last < 0 ? status : find(list, c, last, limit, err);
+    return status || n == 0 ? status : find(list, c, last, limit, err);
 }
 
 sae_status sae_catalog_search(sae_features **out, sae_catalog *c, const char *query, int32_t limit, sae_error *err)

@@ -15,7 +15,7 @@ static const struct {
     {"feature_density", "CREATE INDEX feature_density ON feature(density)"},
     {"feature_mean", "CREATE INDEX feature_mean ON feature(mean)"},
     {"feature_max", "CREATE INDEX feature_max ON feature(max)"},
-    {"words", "CREATE VIRTUAL TABLE words USING fts5(label, tokens, content='', tokenize='unicode61', prefix='1 2')"},
+    {"words", "CREATE VIRTUAL TABLE words USING fts5(label, tokens, content='', tokenize='unicode61', prefix='1 2 3')"},
 };
 enum { N_OBJECTS = sizeof objects / sizeof *objects };
 

@@ -12,7 +12,7 @@ static const char *const texts[SAEI_N_STATEMENTS] = {
         "INSERT OR REPLACE INTO feature(id, label, density, mean, max, model_id, layer, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     [SAEI_GET] = "SELECT " COLUMNS ", 0, f.model_id, f.layer, f.body FROM feature f WHERE f.id = ?1",
     [SAEI_COUNT] = "SELECT count(*) FROM feature",
-    [SAEI_BOUND] = "SELECT max(rowid) FROM (SELECT rowid FROM words WHERE words MATCH ?1 LIMIT ?2)",
+    [SAEI_BOUND] = "SELECT count(*), max(rowid) FROM (SELECT rowid FROM words WHERE words MATCH ?1 LIMIT ?2)",
     [SAEI_SEARCH] = "SELECT " COLUMNS ", s.r FROM (SELECT rowid AS id, saei_rank(words) AS r FROM words WHERE words MATCH ?1 "
                     "AND rowid <= ?2 ORDER BY r DESC, rowid LIMIT ?3) s CROSS JOIN feature f ON f.id = s.id ORDER BY s.r DESC, f.id",
 };

@@ -119,8 +119,12 @@ static void add_quoted(saei_bytes *out, const saei_host *host, const char *s, co
 }
 
 /* The word itself counts besides the words it begins, so that it comes before them. */
-static void add_word(saei_bytes *out, const saei_host *host, const char *s, const char *end)
+static void add_word(saei_bytes *out, const saei_host *host, const char *s, const char *end, saei_match match)
 {
+    if (match == SAEI_EXACT) {
+        add_quoted(out, host, s, end);
+        return;
+    }
     saei_bytes_text(out, host, "(");
     add_quoted(out, host, s, end);
     saei_bytes_text(out, host, " OR ");
@@ -128,28 +132,26 @@ static void add_word(saei_bytes *out, const saei_host *host, const char *s, cons
     saei_bytes_text(out, host, " *)");
 }
 
-static void add_attached(saei_bytes *out, const saei_host *host, const char *s, const char *end, bool any)
+/* One character: the pairs it begins. Several: their pairs side by side, or any of the pairs. */
+static void add_attached(saei_bytes *out, const saei_host *host, const char *s, const char *end, saei_match match)
 {
-    const bool single = s + glyph_at(s, end).bytes == end;
-    saei_bytes_text(out, host, any && !single ? "(\"" : "\"");
-    add_pairs(out, host, s, end, any ? "\" OR \"" : " "); /* a phrase: the pairs stand side by side */
-    saei_bytes_text(out, host, single ? "\" *" : any ? "\")" : "\"");
+    const bool single = s + glyph_at(s, end).bytes == end, apart = match == SAEI_ANY && !single;
+    saei_bytes_text(out, host, apart ? "(\"" : "\"");
+    add_pairs(out, host, s, end, apart ? "\" OR \"" : " ");
+    saei_bytes_text(out, host, apart ? "\")" : single && match != SAEI_EXACT ? "\" *" : "\"");
 }
 
 /* A stretch of a query that is one word, or several with punctuation between them. */
-static void add_stretch(saei_bytes *out, const saei_host *host, const char *s, const char *end, bool is_attached, bool any)
+static void add_stretch(saei_bytes *out, const saei_host *host, const char *s, const char *end, bool is_attached, saei_match match)
 {
     if (!is_attached && !has_letters(s, end))
         return;
     if (out->n)
-        saei_bytes_text(out, host, any ? " OR " : " AND ");
-    if (is_attached)
-        add_attached(out, host, s, end, any);
-    else
-        add_word(out, host, s, end);
+        saei_bytes_text(out, host, match == SAEI_ANY ? " OR " : " AND ");
+    (is_attached ? add_attached : add_word)(out, host, s, end, match);
 }
 
-void saei_words_query(saei_bytes *out, const saei_host *host, const char *query, bool any)
+void saei_words_query(saei_bytes *out, const saei_host *host, const char *query, saei_match match)
 {
     const char *const end = query + strlen(query);
     while (query < end) {
@@ -164,7 +166,7 @@ void saei_words_query(saei_bytes *out, const saei_host *host, const char *query,
         for (const char *next; query < word_end; query = next) {
             bool is_attached;
             next = stretch(query, word_end, &is_attached);
-            add_stretch(out, host, query, next, is_attached, any);
+            add_stretch(out, host, query, next, is_attached, match);
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Activation shards for the test of `sae catalog build`: rows of an SAE's own fixture, scaled, with random tokens and documents.
+"""Activation shards for the test of `sae catalog build`: rows of an SAE's own fixture, scaled so that some are equal, with random tokens and documents.
 
 Usage: make_shards.py FOLDER SAE unembed|none N. Beside FOLDER, FOLDER.x.npy and FOLDER.places.npy hold the rows of all shards.
 """
@@ -18,7 +18,7 @@ def main(folder: Path, sae: Path, unembed: bool, n: int) -> None:
     config = json.loads((sae / "cfg.json").read_text("utf-8"))
     fixture = np.load(sae / "x.npy").reshape(-1, config["d_in"])
     rng = np.random.default_rng(3)
-    x = (fixture[rng.integers(0, len(fixture), n)] * rng.uniform(0.5, 1.5, (n, 1))).astype("<f4")
+    x = (fixture[rng.integers(0, len(fixture), n)] * rng.choice([0.5, 1.0, 1.5], (n, 1))).astype("<f4")
     starts = np.concatenate([[0], np.sort(rng.choice(np.arange(1, n), DOCUMENTS - 1, replace=False))])
     document = np.searchsorted(starts, np.arange(n), side="right") - 1
     token = rng.integers(0, VOCAB, n)

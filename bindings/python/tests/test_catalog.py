@@ -154,6 +154,7 @@ def test_bodies_of_strangers(tmp_path: Path, sae: libsae.Sae) -> None:
         huge + body[4:],
         body[:8] + huge + body[12:],
         b"\xff" * 16,
+        body.replace(b"\x02\0\0\0\x01\0\0\0\x0c", b"\x02\0\0\0\x02\0\0\0\x0c"),  # the peak beyond the tokens
         body[:12] + b"\0\0\xc0\x7f" + body[16:],
     ]
     for bad in wrong:
