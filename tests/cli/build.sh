@@ -41,12 +41,12 @@ for kind in unembed none; do
     mkdir in/$kind
     ok "shards" "$PYTHON" "$HERE/make_shards.py" in/$kind "$model" $kind 2500
     "$SAE" encode "$model" in/$kind.x.npy --dense -o dense.npy >said.txt
-    for context in 0 3 10; do
+    while read -r context examples; do
         rm -f built
-        ok "build $kind" "$SAE" catalog build --sae "$model" in/$kind -o built --context $context --examples 4 --json
+        ok "build $kind" "$SAE" catalog build --sae "$model" in/$kind -o built --context "$context" --examples "$examples" --json
         "$SAE" catalog export built >built.jsonl
-        py "build $kind, context $context" "$check" in/$kind $context 4
-    done
+        py "build $kind, context $context" "$check" in/$kind "$context" "$examples"
+    done <<<$'0 4\n3 100\n10 7'
 done
 py "tokens by mean activation" '
 z, places = np.load("dense.npy"), np.load("in/none.places.npy")

@@ -6,7 +6,7 @@ page=$HERE/../../docs/tool.md
 model=$GOLDEN/saelens/standard_relu
 ln -s "$model" gemma
 mkdir activations
-"$PYTHON" "$HERE/make_shards.py" activations "$model" unembed 300
+"$PYTHON" "$HERE/make_shards.py" activations "$model" unembed 1000
 echo '{"index": 3, "description": "the golden gate bridge", "maxActApprox": 3}' >features.jsonl
 cp "$model/x.npy" x.npy
 "$PYTHON" -c 'import numpy as np; np.save("direction.npy", np.load("x.npy")[1])'

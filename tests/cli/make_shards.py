@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-VOCAB, DOCUMENTS = 50, 41
+VOCAB, DOCUMENTS = 50, 401
 
 
 def main(folder: Path, sae: Path, unembed: bool, n: int) -> None:
