@@ -628,6 +628,7 @@ int main(void)
     Suite *s = suite_create("features");
     TCase *t = tcase_create("features");
     tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, a_feature_comes_back_as_it_went);
     tcase_add_test(t, words_of_many_scripts);
     tcase_add_test(t, one_and_two_syllables);

@@ -35,8 +35,9 @@ static int phrase_idf(double *out, const Fts5ExtensionApi *api, Fts5Context *fts
     counter c = {0, 0};
     const int rc = api->xQueryPhrase(fts, phrase, &c, count_one);
     /* ids are below d_sae, and a catalog usually holds all of them */
-    const double n = c.n < SAEI_MOST_RANKED ? (double)c.n : fmin(total, (double)c.n * total / (double)(c.last + 1));
-    *out = fmax(log((total - n + 0.5) / (n + 0.5)), 1e-6);
+    const double further = c.n < SAEI_MOST_RANKED ? (double)c.n : (double)c.n * total / (double)(c.last + 1);
+    const double n = further < total ? further : total, idf = log((total - n + 0.5) / (n + 0.5));
+    *out = idf > 1e-6 ? idf : 1e-6;
     return rc;
 }
 
