@@ -25,7 +25,10 @@ SAE_CFLAGS := -std=c11 $(WARN) -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-cont
 SAN_FLAGS  := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 COMPILE     = $(CC) $(CPPFLAGS) $(CFLAGS) $(SAE_CFLAGS) -MMD -MP $(SAN_FLAGS)
 LINK        = $(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS)
-PRIVATE_LIBS := -lm -lpthread
+# SQLITE=0: without catalogs of features, and then with libc alone.
+SQLITE      ?= 1
+ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
+PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) -lm -lpthread
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
@@ -35,11 +38,11 @@ SONAME  := libsae.so.$(call version_of,MAJOR)
 blis_archive = $(if $(BLIS),$(filter-out 0,$(BLIS)),$(realpath $(shell $(CC) -print-file-name=blis-serial/libblis.a)))
 blis_flags   = $(addprefix -DSAEI_BLIS -fno-lto -isystem ,$(subst /lib/,/include/,$(dir $(blis_archive))))
 
-LIB_SRC  := $(wildcard lib/*/*.c)
+LIB_SRC  := $(filter-out $(if $(call ON_SQLITE,1),,$(filter-out %/absent.c,$(wildcard lib/features/*.c))),$(wildcard lib/*/*.c))
 # What is linked: BLIS comes in with the one object that calls it.
 LIB_OBJ  := $(patsubst $(B)/lib/gemm/blis.o,$(B)/lib/blis.o,$(LIB_SRC:%.c=$(B)/%.o))
-# What needs no files: all except the readers.
-CORE_SRC := $(filter-out lib/io/% lib/model/open.c,$(LIB_SRC))
+# What needs no files and no library: all except the readers, fingerprints (xxhash) and catalogs.
+CORE_SRC := $(filter-out lib/io/% lib/features/% lib/model/open.c lib/model/fingerprint.c,$(LIB_SRC))
 CORE_OBJ := $(filter $(CORE_SRC:%.c=$(B)/%.o) $(B)/lib/blis.o,$(LIB_OBJ))
 TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
@@ -63,8 +66,9 @@ DEPS := $(if $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)),dep
 .DEFAULT_GOAL := all
 all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
 
-# One file, one instruction set: only these see an -m flag.
+# One file, one instruction set: only these see an -m flag. And only catalogs see SQLite.
 on_x86 = $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),$(1))
+%.o: EXTRA = $(if $(findstring /lib/features/,$@),$(call ON_SQLITE,-DSAEI_SQLITE $(call pkg,--cflags,sqlite3)))
 %/lib/simd/kernels_avx2.o:   EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
 %/lib/simd/kernels_avx512.o: EXTRA = $(call on_x86,-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
 

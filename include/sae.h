@@ -10,10 +10,10 @@
  *  - Sizes in bytes end in `_bytes`; everything else counts elements. Matrices are row-major, shapes are written
  *    `[n_rows][d_in]`. Rows and weights may lie at any byte alignment; every other array is aligned as C aligns its elements.
  *  - `sae_env`, `sae_model`, `sae_probe`, `sae_plan`, `sae_index` and `sae_gemm` never change what they answer and may be shared by any
- *    number of threads. A `sae_ctx` serves one call at a time (a second one gets SAE_E_BUSY).
+ *    number of threads. A `sae_ctx` serves one call at a time (a second one gets SAE_E_BUSY); calls on a `sae_catalog` wait for each other.
  *  - The library never prints, aborts, reads the environment, starts threads (except sae_pool) or keeps global state. After
- *    a create call has returned, the compute calls neither allocate nor take a lock nor make a system call. The one exception is
- *    SAE_GEMM_BLIS, for those who choose it: see sae/gemm.h.
+ *    a create call has returned, the compute calls neither allocate nor take a lock nor make a system call. The exceptions are
+ *    SAE_GEMM_BLIS, for those who choose it (see sae/gemm.h), and SQLite behind sae_catalog, which has a process-wide allocator and lock.
  *
  * Numbers. For a given model and input row, indices and values do not depend on the batch, the number of threads or the
  * instruction set: every published value is one chain of fused multiply-adds in index order,
@@ -35,5 +35,6 @@
 #include "sae/steer.h"
 #include "sae/distance.h"
 #include "sae/gemm.h"
+#include "sae/features.h"
 
 #endif

@@ -54,6 +54,9 @@ for_build() {
     need pkg-config pkgconf pkgconf pkgconf have "${PKG_CONFIG:-pkg-config}"
     need libjansson-dev jansson-devel jansson jansson-dev pkg jansson
     need libminizip-dev minizip-compat-devel minizip minizip-dev pkg minizip
+    need libsqlite3-dev sqlite-devel sqlite sqlite-dev pkg sqlite3
+    need libxxhash-dev xxhash-devel xxhash xxhash-dev builds "#include <xxhash.h>
+$main" "${CC:-cc}"
     need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib # minizip's headers include zlib.h
 }
 

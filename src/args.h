@@ -47,7 +47,10 @@ typedef struct args {
 #define OPTION_TENSOR {'t', "tensor", "NAME", "the array to read, where ROWS holds several"}
 #define OPTION_DTYPE {'d', "dtype", "TYPE", "f32, f16 or bf16: what ROWS must hold; 2-byte integers of a .npy are read as bf16"}
 #define OPTION_JSON {'j', "json", NULL, "print JSON"}
+#define OPTION_SAE {ID_SAE, "sae", "PATH", "the SAE that the catalog belongs to"}
+#define OPTION_FORCE {ID_FORCE, "force", NULL, "take the catalog although it is of another SAE, if d_sae agrees"}
 /* clang-format on */
+enum { ID_SAE = 900, ID_FORCE };
 
 args args_start(const command *c, int argc, char **argv);
 

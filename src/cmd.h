@@ -9,5 +9,10 @@ extern const command cmd_encode;
 extern const command cmd_decode;
 extern const command cmd_neighbors;
 extern const command cmd_steer;
+extern const command cmd_catalog_build;
+extern const command cmd_catalog_import;
+extern const command cmd_catalog_export;
+extern const command cmd_search;
+extern const command cmd_top;
 
 #endif

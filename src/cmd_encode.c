@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "codes.h"
 #include "output.h"
 #include "report.h"
 #include "rows.h"
@@ -101,12 +102,7 @@ static void begin(job *j, const model_args *m)
     j->rows = rows_open(j->rows_path, j->io.tensor, j->io.bits, j->s.info.d_in, "d_in");
     expect_ok(sae_ctx_create(&j->ctx, j->s.model, NULL, &err), &err, j->path);
     j->room = rows_block(&j->rows);
-    j->codes = (sae_codes){.struct_size = sizeof j->codes, .capacity = 64 * j->room};
-    j->codes.indptr = take((size_t)j->room + 1, sizeof *j->codes.indptr);
-    j->codes.indices = take((size_t)j->codes.capacity, sizeof *j->codes.indices);
-    j->codes.values = take((size_t)j->codes.capacity, sizeof *j->codes.values);
-    j->codes.row_scale = take((size_t)j->room, sizeof *j->codes.row_scale);
-    j->codes.row_shift = take((size_t)j->room, sizeof *j->codes.row_shift);
+    j->codes = codes_room(j->room);
     j->l0_min = INT64_MAX;
     j->tops = j->top > 0 && j->io.json ? json_array() : NULL;
     begin_output(j);
@@ -116,14 +112,7 @@ static void encode_block(job *j, void *x, int64_t n)
 {
     sae_rows r = {.struct_size = sizeof r, .dtype = j->rows.dtype, .x = x, .n_rows = n};
     double start = now();
-    sae_status status = sae_encode(j->ctx, &j->codes, &r);
-    if (status == SAE_E_CAPACITY) { /* indptr is complete and says what is needed */
-        j->codes.capacity = j->codes.indptr[n] + j->codes.indptr[n] / 4;
-        j->codes.indices = retake(j->codes.indices, (size_t)j->codes.capacity, sizeof *j->codes.indices);
-        j->codes.values = retake(j->codes.values, (size_t)j->codes.capacity, sizeof *j->codes.values);
-        status = sae_encode(j->ctx, &j->codes, &r);
-    }
-    expect_ctx_ok(status, j->ctx, j->path);
+    codes_encode(&j->codes, j->ctx, &r, j->path);
     j->seconds += now() - start;
     j->nonfinite += sae_ctx_nonfinite(j->ctx);
 }
@@ -309,11 +298,7 @@ static void end(job *j)
     rows_close(&j->rows);
     sae_ctx_free(j->ctx);
     session_close(&j->s);
-    free(j->codes.indptr);
-    free(j->codes.indices);
-    free(j->codes.values);
-    free(j->codes.row_scale);
-    free(j->codes.row_shift);
+    codes_free(&j->codes);
     free(j->indptr);
     free(j->line);
     free(j->scale);

@@ -14,6 +14,7 @@ typedef struct facts {
     size_t ctx_bytes;
     spread decoder_norm;
     spread threshold; /* jumprelu */
+    char fingerprint[33];
     bool checked;
 } facts;
 
@@ -64,6 +65,11 @@ static facts gather(const session *s, const model_args *m, const char *path)
         expect_ok(sae_model_check(s->model, &err), &err, path);
         progress_end(&p);
     }
+    uint8_t fingerprint[16];
+    expect_ok(sae_model_fingerprint(s->model, fingerprint, &err), &err, path);
+    for (int i = 0; i < 16; i++) {
+        snprintf(f.fingerprint + (ptrdiff_t)2 * i, 3, "%02x", fingerprint[i]);
+    }
     expect_ok(sae_model_memory(s->model, &f.memory), &err, path);
     expect_ok(sae_ctx_bytes(s->model, NULL, &f.ctx_bytes), &err, path);
     f.decoder_norm = decoder_norms(s, path);
@@ -104,6 +110,7 @@ static void print_json(const session *s, const facts *f)
     json_object_set_new(root, "norm_scaling_factor", report_number(i->norm_scaling_factor));
     json_object_set_new(root, "apply_b_dec", json_boolean(i->apply_b_dec == SAE_YES));
     json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
+    json_object_set_new(root, "fingerprint", json_string(f->fingerprint));
     json_object_set_new(root, "decoder_norm", spread_json(f->decoder_norm));
     json_object_set_new(root, "threshold", i->arch == SAE_JUMPRELU ? spread_json(f->threshold) : json_null());
     json_object_set_new(root, "memory",
@@ -156,6 +163,7 @@ static void print_text(const session *s, const facts *f)
         printf(" (factor %.9g)", (double)i->norm_scaling_factor);
     }
     printf(", b_dec %s\n", i->apply_b_dec == SAE_YES ? "subtracted" : "not subtracted");
+    text_line("fingerprint", f->fingerprint);
     spread_line("decoder norm", f->decoder_norm);
     if (i->arch == SAE_JUMPRELU) {
         spread_line("threshold", f->threshold);
@@ -191,8 +199,8 @@ const command cmd_info = {
     .name = "info",
     .synopsis = "PATH [--json]",
     .summary = "Tell what an SAE is, and check its weights",
-    .details = "Prints format, architecture, shapes, types, normalisation, hook point, statistics of decoder norms\n"
-               "and thresholds, warnings, and the memory of each form. Reads every weight; one that is not finite is\n"
+    .details = "Prints format, architecture, shapes, types, normalisation, hook point, fingerprint, statistics of decoder\n"
+               "norms and thresholds, warnings, and the memory of each form. Reads every weight; one that is not finite is\n"
                "an error that names tensor, row and column (--no-check leaves that out).\n",
     .options = options,
     .run = run,

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "session.h"
+
 /* A one-dimensional array of the file, by name. */
 static int vector_find(const input *in, const char *name, uint64_t *count)
 {
@@ -180,6 +182,29 @@ sae_codes codes_slice(const sae_codes *all, int64_t first, int64_t n, int64_t *i
     c.row_scale = all->row_scale != NULL ? all->row_scale + first : NULL;
     c.row_shift = all->row_shift != NULL ? all->row_shift + first : NULL;
     return c;
+}
+
+sae_codes codes_room(int64_t n_rows)
+{
+    sae_codes c = {.struct_size = sizeof c, .capacity = 64 * n_rows};
+    c.indptr = take((size_t)n_rows + 1, sizeof *c.indptr);
+    c.indices = take((size_t)c.capacity, sizeof *c.indices);
+    c.values = take((size_t)c.capacity, sizeof *c.values);
+    c.row_scale = take((size_t)n_rows, sizeof *c.row_scale);
+    c.row_shift = take((size_t)n_rows, sizeof *c.row_shift);
+    return c;
+}
+
+void codes_encode(sae_codes *out, sae_ctx *ctx, const sae_rows *x, const char *about)
+{
+    sae_status status = sae_encode(ctx, out, x);
+    if (status == SAE_E_CAPACITY) { /* indptr is complete and says what is needed */
+        out->capacity = out->indptr[x->n_rows] + out->indptr[x->n_rows] / 4;
+        out->indices = retake(out->indices, (size_t)out->capacity, sizeof *out->indices);
+        out->values = retake(out->values, (size_t)out->capacity, sizeof *out->values);
+        status = sae_encode(ctx, out, x);
+    }
+    expect_ctx_ok(status, ctx, about);
 }
 
 void codes_free(sae_codes *c)

@@ -3,15 +3,16 @@
 
 #include "cmd.h"
 
-static const command *const commands[] = {&cmd_info, &cmd_encode, &cmd_decode, &cmd_neighbors, &cmd_steer};
+static const command *const commands[] = {&cmd_info,          &cmd_encode,         &cmd_decode,         &cmd_neighbors, &cmd_steer,
+                                          &cmd_catalog_build, &cmd_catalog_import, &cmd_catalog_export, &cmd_search,    &cmd_top};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(void)
 {
     printf("Usage: sae COMMAND ...\n"
-           "Sparse autoencoders: look into them, encode rows of activations, decode, compare and steer.\n\nCommands:\n");
+           "Sparse autoencoders: look into them, encode rows of activations, decode, compare, steer and name features.\n\nCommands:\n");
     for (int i = 0; i < N_COMMANDS; i++) {
-        printf("  %-11s %s\n", commands[i]->name, commands[i]->summary);
+        printf("  %-15s %s\n", commands[i]->name, commands[i]->summary);
     }
     printf("\n`sae COMMAND --help` tells the rest; `sae --version` the version. PATH is a SAELens folder or the .safetensors inside\n"
            "one. Rows and codes are .npy, .npz or safetensors files, or - for a pipe.\n"
@@ -24,13 +25,25 @@ static void print_version(void)
     printf("sae %u.%u.%u\n", v >> 16, v >> 8 & 0xff, v & 0xff);
 }
 
+/* How many words of the command line are the name of c: 0 = it is another. */
+static int words_of(const command *c, int argc, char **argv)
+{
+    const char *second = strchr(c->name, ' ');
+    size_t first = second != NULL ? (size_t)(second - c->name) : strlen(c->name);
+    if (argc < 2 || strlen(argv[1]) != first || strncmp(argv[1], c->name, first) != 0) {
+        return 0;
+    }
+    return second == NULL ? 1 : argc > 2 && strcmp(argv[2], second + 1) == 0 ? 2 : 0;
+}
+
 int main(int argc, char **argv)
 {
     say_start();
     const char *name = argc > 1 ? argv[1] : "";
     for (int i = 0; i < N_COMMANDS; i++) {
-        if (strcmp(name, commands[i]->name) == 0) {
-            args a = args_start(commands[i], argc - 1, argv + 1);
+        int words = words_of(commands[i], argc, argv);
+        if (words > 0) {
+            args a = args_start(commands[i], argc - words, argv + words);
             commands[i]->run(&a);
             args_end(&a);
             finish_stdout();
@@ -41,6 +54,8 @@ int main(int argc, char **argv)
         print_help();
     } else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
         print_version();
+    } else if (strcmp(name, "catalog") == 0) {
+        die_usage("one of `catalog build`, `catalog import` and `catalog export` is wanted");
     } else if (argc > 1) {
         die_usage("'%s' is no command", name);
     } else {

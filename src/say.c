@@ -111,6 +111,15 @@ void *take(size_t n, size_t each)
     return retake(NULL, n, each);
 }
 
+void *take_zeros(size_t n, size_t each)
+{
+    void *p = calloc(n > 0 ? n : 1, each);
+    if (p == NULL) {
+        die("no memory for %zu elements of %zu bytes", n, each);
+    }
+    return p;
+}
+
 void *retake(void *p, size_t n, size_t each)
 {
     size_t bytes;

@@ -28,6 +28,7 @@ void finish_stdout(void);
 
 /* n * each bytes, or a sentence. Never NULL, also for 0. */
 void *take(size_t n, size_t each);
+void *take_zeros(size_t n, size_t each);
 void *retake(void *p, size_t n, size_t each);
 char *take_text(const char *s);
 

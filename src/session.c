@@ -41,6 +41,9 @@ session session_open(const model_args *m, const char *path, bool warnings)
     session s = {.info = {.struct_size = sizeof s.info}};
     sae_error err = {.struct_size = sizeof err};
     open_env(&s, m);
+    if (path == NULL) {
+        return s;
+    }
     expect_ok(sae_model_open(&s.model, s.env, path, &m->open, &err), &err, path);
     expect_ok(sae_model_info(s.model, &s.info), &err, path);
     for (int32_t i = 0; warnings && i < sae_model_n_warnings(s.model); i++) {

@@ -11,7 +11,7 @@ typedef struct session {
     sae_info info;
 } session;
 
-/* Opens and prepares; warnings of the file go to standard error when `warnings`. */
+/* Opens and prepares (`path` NULL: no SAE, only what it would run on); warnings of the file go to standard error when `warnings`. */
 session session_open(const model_args *m, const char *path, bool warnings);
 void session_close(session *s);
 

@@ -33,6 +33,7 @@ SCALARS = {
     "size_t": "c_size_t",
     "int32_t": "c_int32",
     "int64_t": "c_int64",
+    "uint8_t": "c_uint8",
     "uint32_t": "c_uint32",
     "uint64_t": "c_uint64",
 }

@@ -29,7 +29,7 @@ enum {
     SAE_E_FORMAT = -6,      /* the file is damaged, or says what cannot be true: get a good copy */
     SAE_E_IO = -7,          /* the system refused to open, read or map: see the sentence */
     SAE_E_HOST = -8,        /* the host's own hook failed: parallel-for returned non-zero */
-    SAE_E_BUSY = -9,        /* this ctx is inside another call: use one ctx per caller */
+    SAE_E_BUSY = -9,        /* this ctx is inside another call: use one ctx per caller; a catalog's file is in use by another program */
     SAE_E_CAPACITY = -10    /* the caller's arrays are too small: the needed size has been written, grow and repeat */
 };
 

@@ -157,6 +157,12 @@ SAE_API sae_status sae_model_prepare(sae_model *model, uint32_t what, sae_error 
 /* Reads every weight and refuses non-finite values: SAE_E_FORMAT with tensor, row and column of the first. */
 SAE_API sae_status sae_model_check(const sae_model *model, sae_error *err);
 
+/* Writes the 16 bytes that tell this SAE from others: XXH3-128 (xxhash 0.8, canonical byte order) over the XXH3-128 of architecture, sizes, k,
+ * normalisation, flags and vectors and of each 16 features' weights, all as f32 bits. The same SAE has one fingerprint whatever file, layout
+ * or dtype holds it, as long as its values are the same. Options that change what a file says change it too. Reads every weight, with the
+ * env's parallel-for. No protection against forgery. Errors: SAE_E_ARG, SAE_E_NOMEM, SAE_E_HOST. */
+SAE_API sae_status sae_model_fingerprint(const sae_model *model, uint8_t *out, sae_error *err);
+
 typedef struct sae_memory {
     uint32_t struct_size;
     uint32_t prepared;     /* SAE_PREPARE_* that are built */

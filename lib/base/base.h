@@ -1,4 +1,4 @@
-/* Things every folder needs: error sentences, checked sizes, reading of options structs, half floats, matrix views. */
+/* Things every folder needs: error sentences, checked sizes, reading of options structs, half floats, UTF-8, matrix views. */
 #ifndef SAEI_BASE_H
 #define SAEI_BASE_H
 
@@ -42,6 +42,12 @@ uint16_t saei_f32_to_bf16(float f);
 
 /* exp in double by our own series, the same bits on every machine; relative error < 1e-15, 0 and +Inf at the ends, NaN stays. */
 double saei_exp(double x);
+
+/* Bytes of the UTF-8 character at s, of which `left` > 0 are there; 0 when it is none (cut, overlong, a surrogate, above U+10FFFF). */
+size_t saei_utf8_length(const unsigned char *s, size_t left);
+
+/* Is all of it UTF-8? */
+bool saei_utf8(const char *text, size_t bytes);
 
 /* One element of any dtype at any alignment. */
 float saei_load(const void *p, sae_dtype dtype);

@@ -22,7 +22,7 @@ static const struct {
     {"SAE_E_FORMAT", "the file is damaged or contradicts itself"},
     {"SAE_E_IO", "the system refused to open, read or map a file"},
     {"SAE_E_HOST", "a hook of the host failed"},
-    {"SAE_E_BUSY", "this ctx is inside another call"},
+    {"SAE_E_BUSY", "this ctx is inside another call, or this file in use by another program"},
     {"SAE_E_CAPACITY", "the caller's arrays are too small"},
 };
 

@@ -158,3 +158,8 @@ void saei_file_close(saei_file *file, const saei_host *host)
         (void)close(file->fd);
     *file = (saei_file){NULL, 0, -1, false};
 }
+
+void saei_file_remove(const char *path)
+{
+    (void)unlink(path);
+}

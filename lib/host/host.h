@@ -86,6 +86,9 @@ sae_status saei_file_read(const saei_file *file, void *dst, size_t offset, size_
 
 void saei_file_close(saei_file *file, const saei_host *host);
 
+/* Takes away a file that we made and could not finish. */
+void saei_file_remove(const char *path);
+
 /* 1 directory, 0 other file, -1 nothing there. */
 int saei_path_kind(const char *path);
 

@@ -71,20 +71,6 @@ static saei_json_value *push(parser *p, saei_json_type type)
 
 /* ---- strings ---- */
 
-/* Length of the UTF-8 character at s, 0 when it is none (cut, overlong, a surrogate, above U+10FFFF). */
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-    const size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
-    if (!n || n > left)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 static void put_utf8(parser *p, uint32_t c)
 {
     if (c < 0x80) {
@@ -177,7 +163,7 @@ static bool parse_string(parser *p)
                 return false;
             continue;
         }
-        const size_t n = utf8_length(s, p->bytes - p->at);
+        const size_t n = saei_utf8_length(s, p->bytes - p->at);
         if (!n)
             return fail(p, "a byte that is not UTF-8");
         memcpy(p->string, s, n);

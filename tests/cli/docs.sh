@@ -5,6 +5,9 @@
 page=$HERE/../../docs/tool.md
 model=$GOLDEN/saelens/standard_relu
 ln -s "$model" gemma
+mkdir activations
+"$PYTHON" "$HERE/make_shards.py" activations "$model" unembed 1000
+echo '{"index": 3, "description": "the golden gate bridge", "maxActApprox": 3}' >features.jsonl
 cp "$model/x.npy" x.npy
 "$PYTHON" -c 'import numpy as np; np.save("direction.npy", np.load("x.npy")[1])'
 sae() {
@@ -20,11 +23,12 @@ while read -r line; do
     ok "$line" bash -c "set -o pipefail; $line"
 done < <(sed -n '/^```sh/,/^```/{/^```/!p}' "$page")
 ok "there are commands" test "$lines" -gt 10
-for command in info encode decode neighbors steer; do
+for command in info encode decode neighbors steer 'catalog build' 'catalog import' 'catalog export' search top; do
+    read -ra words <<<"$command"
     ok "a section on $command" grep -q "^## sae $command\$" "$page"
     while read -r option; do
         ok "$command $option is described" grep -qF -- "\`$option" "$page"
-    done < <("$SAE" "$command" --help | grep -oE -- '^ +(-., )?--[a-z-]+' | grep -oE -- '--[a-z-]+')
+    done < <("$SAE" "${words[@]}" --help | grep -oE -- '^ +(-., )?--[a-z-]+' | grep -oE -- '--[a-z-]+')
 done
 
 finish

@@ -8,24 +8,25 @@ rows=$model/x.npy
 says "version" "sae 0." "$SAE" --version
 says "help names the commands" "neighbors" "$SAE" --help
 says "help names the exit status" "Exit status" "$SAE" help
-for command in info encode decode neighbors steer; do
-    says "$command --help" "Usage: sae $command" "$SAE" "$command" --help
-    says "$command -h names the options of the SAE" "--norm-scaling-factor" "$SAE" "$command" -h
+for command in info encode decode neighbors steer 'catalog build' 'catalog import' 'catalog export' search top; do
+    read -ra words <<<"$command"
+    says "$command --help" "Usage: sae $command" "$SAE" "${words[@]}" --help
+    says "$command -h names the options of the SAE" "--norm-scaling-factor" "$SAE" "${words[@]}" -h
     ok "$command --help is all there is" test ! -s err.txt
-    refuses 2 "wanted" "$command"
-    refuses 2 "'--nonsense' is unknown" "$command" --nonsense x y
-    refuses 2 "'-Z' is unknown" "$command" -Z
-    refuses 2 "option '--isa' wants a value" "$command" --isa
-    refuses 2 "--isa is auto, scalar" "$command" --isa mmx
-    refuses 2 "--threads wants a number in 0 .. 1024, not 1025" "$command" --threads 1025
-    refuses 2 "--threads wants a whole number, not 'two'" "$command" --threads two
-    refuses 2 "--architecture is standard" "$command" --architecture lasso
-    refuses 2 "--normalize-activations is none" "$command" --normalize-activations l2
-    refuses 2 "--norm-scaling-factor wants a finite number, not 'nan'" "$command" --norm-scaling-factor nan
-    refuses 2 "--norm-scaling-factor wants a number above 0" "$command" --norm-scaling-factor 0
-    refuses 2 "--apply-b-dec is yes or no, not 'maybe'" "$command" --apply-b-dec maybe
-    refuses 2 "--prepare is none" "$command" --prepare everything
-    refuses 2 "--k wants a number in 1 .." "$command" --k 0
+    refuses 2 "wanted" "${words[@]}"
+    refuses 2 "'--nonsense' is unknown" "${words[@]}" --nonsense x y
+    refuses 2 "'-Z' is unknown" "${words[@]}" -Z
+    refuses 2 "option '--isa' wants a value" "${words[@]}" --isa
+    refuses 2 "--isa is auto, scalar" "${words[@]}" --isa mmx
+    refuses 2 "--threads wants a number in 0 .. 1024, not 1025" "${words[@]}" --threads 1025
+    refuses 2 "--threads wants a whole number, not 'two'" "${words[@]}" --threads two
+    refuses 2 "--architecture is standard" "${words[@]}" --architecture lasso
+    refuses 2 "--normalize-activations is none" "${words[@]}" --normalize-activations l2
+    refuses 2 "--norm-scaling-factor wants a finite number, not 'nan'" "${words[@]}" --norm-scaling-factor nan
+    refuses 2 "--norm-scaling-factor wants a number above 0" "${words[@]}" --norm-scaling-factor 0
+    refuses 2 "--apply-b-dec is yes or no, not 'maybe'" "${words[@]}" --apply-b-dec maybe
+    refuses 2 "--prepare is none" "${words[@]}" --prepare everything
+    refuses 2 "--k wants a number in 1 .." "${words[@]}" --k 0
 done
 refuses 2 "a command is wanted"
 refuses 2 "'encoed' is no command" encoed

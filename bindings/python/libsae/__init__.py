@@ -8,6 +8,8 @@
     z = sae.probe(x, [3, 5])                        # [n_rows][2], no encode needed
     plan = libsae.Plan([libsae.Edit.set(4.0, sae=sae, feature=3)])
     plan.apply(x)                                   # in place
+    catalog = libsae.Catalog("gemma.features")      # what the features stand for
+    catalog.search("bridge")
 
 The C library is loaded when this package is imported; `libsae.library` says from where.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 from ._lib import VERSION as _VERSION
 from ._lib import dotted as _dotted
 from ._lib import path as library
+from .catalog import About, Catalog, Example, Feature, Token
 from .codes import Codes
 from .env import Env, isas
 from .errors import (
@@ -40,12 +43,16 @@ from .plan import Edit, Plan
 __version__ = _dotted(_VERSION)
 
 __all__ = [
+    "About",
     "ArgError",
     "BusyError",
     "CapacityError",
+    "Catalog",
     "Codes",
     "Edit",
     "Env",
+    "Example",
+    "Feature",
     "FormatError",
     "Gemm",
     "HostError",
@@ -60,6 +67,7 @@ __all__ = [
     "Sae",
     "SaeError",
     "ShapeError",
+    "Token",
     "UnsupportedError",
     "VersionError",
     "from_weights",

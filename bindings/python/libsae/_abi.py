@@ -8,11 +8,13 @@ from ctypes import (
     Structure,
     c_char,
     c_char_p,
+    c_double,
     c_float,
     c_int32,
     c_int64,
     c_size_t,
     c_uint32,
+    c_uint8,
     c_void_p,
 )
 from typing import Any
@@ -89,6 +91,15 @@ SAE_L2 = 3
 SAE_GEMM_NATIVE = 0
 SAE_GEMM_BLIS = 1
 SAE_GEMM_AUTO = 2
+SAE_MOST_ENTRIES = 1000
+SAE_MOST_TOKENS = 4096
+SAE_MOST_TEXT = 65536
+SAE_CATALOG_READ = 0
+SAE_CATALOG_WRITE = 1
+SAE_ORDER_ID = 0
+SAE_ORDER_DENSITY = 1
+SAE_ORDER_MEAN = 2
+SAE_ORDER_MAX = 3
 
 
 class sae_error(Structure):
@@ -281,6 +292,79 @@ class sae_gemm_form(Structure):
     )
 
 
+class sae_token(Structure):
+    _fields_ = (
+        ("text", c_char_p),  # const char *text
+        ("value", c_float),  # float value
+        ("reserved", c_uint32),  # uint32_t reserved
+    )
+
+
+class sae_example(Structure):
+    _fields_ = (
+        ("tokens", POINTER(sae_token)),  # const sae_token *tokens
+        ("n_tokens", c_int32),  # int32_t n_tokens
+        ("peak", c_int32),  # int32_t peak
+        ("document", c_int32),  # int32_t document
+        ("position", c_int32),  # int32_t position
+    )
+
+
+class sae_feature(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("id", c_int32),  # int32_t id
+        ("label", c_char_p),  # const char *label
+        ("model_id", c_char_p),  # const char *model_id
+        ("layer", c_char_p),  # const char *layer
+        ("density", c_double),  # double density
+        ("mean", c_double),  # double mean
+        ("max", c_double),  # double max
+        ("score", c_double),  # double score
+        ("promoted", POINTER(sae_token)),  # const sae_token *promoted
+        ("suppressed", POINTER(sae_token)),  # const sae_token *suppressed
+        ("examples", POINTER(sae_example)),  # const sae_example *examples
+        ("n_promoted", c_int32),  # int32_t n_promoted
+        ("n_suppressed", c_int32),  # int32_t n_suppressed
+        ("n_examples", c_int32),  # int32_t n_examples
+        ("reserved", c_uint32),  # uint32_t reserved
+    )
+
+
+class sae_catalog_options(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("access", c_int32),  # int32_t access
+        ("model", c_void_p),  # sae_model *model
+        ("force", c_int32),  # int32_t force
+        ("wait_ms", c_int32),  # int32_t wait_ms
+    )
+
+
+class sae_catalog_about(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("schema", c_int32),  # int32_t schema
+        ("model_name", c_char_p),  # const char *model_name
+        ("hook_name", c_char_p),  # const char *hook_name
+        ("d_in", c_int32),  # int32_t d_in
+        ("d_sae", c_int32),  # int32_t d_sae
+        ("fingerprint", c_uint8 * 16),  # uint8_t fingerprint[16]
+    )
+
+
+class sae_list_options(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("order", c_int32),  # int32_t order
+        ("descending", c_int32),  # int32_t descending
+        ("limit", c_int32),  # int32_t limit
+        ("resume", c_int32),  # int32_t resume
+        ("after_id", c_int32),  # int32_t after_id
+        ("after_value", c_double),  # double after_value
+    )
+
+
 # name: (result, arguments...)
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     # uint32_t sae_version(void)
@@ -331,6 +415,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_model_prepare": (c_int32, c_void_p, c_uint32, POINTER(sae_error)),
     # sae_status sae_model_check(const sae_model *model, sae_error *err)
     "sae_model_check": (c_int32, c_void_p, POINTER(sae_error)),
+    # sae_status sae_model_fingerprint(const sae_model *model, uint8_t *out, sae_error *err)
+    "sae_model_fingerprint": (c_int32, c_void_p, c_void_p, POINTER(sae_error)),
     # sae_status sae_model_memory(const sae_model *model, sae_memory *out)
     "sae_model_memory": (c_int32, c_void_p, POINTER(sae_memory)),
     # void sae_model_free(sae_model *model)
@@ -414,4 +500,37 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_gemm_backend_name": (c_char_p, c_int32),
     # void sae_gemm_free(sae_gemm *gemm)
     "sae_gemm_free": (None, c_void_p),
+    # sae_status sae_catalog_create(sae_catalog **out, sae_env *env, const char *path, sae_model *model, sae_error *err)
+    "sae_catalog_create": (c_int32, POINTER(c_void_p), c_void_p, c_char_p, c_void_p, POINTER(sae_error)),
+    # sae_status sae_catalog_open(sae_catalog **out, sae_env *env, const char *path, const sae_catalog_options *opt,
+    #     sae_error *err)
+    "sae_catalog_open": (c_int32, POINTER(c_void_p), c_void_p, c_char_p, POINTER(sae_catalog_options), POINTER(sae_error)),
+    # sae_status sae_catalog_info(const sae_catalog *catalog, sae_catalog_about *out)
+    "sae_catalog_info": (c_int32, c_void_p, POINTER(sae_catalog_about)),
+    # sae_status sae_catalog_begin(sae_catalog *catalog, sae_error *err)
+    "sae_catalog_begin": (c_int32, c_void_p, POINTER(sae_error)),
+    # sae_status sae_catalog_commit(sae_catalog *catalog, sae_error *err)
+    "sae_catalog_commit": (c_int32, c_void_p, POINTER(sae_error)),
+    # void sae_catalog_rollback(sae_catalog *catalog)
+    "sae_catalog_rollback": (None, c_void_p),
+    # sae_status sae_catalog_put(sae_catalog *catalog, const sae_feature *feature, sae_error *err)
+    "sae_catalog_put": (c_int32, c_void_p, POINTER(sae_feature), POINTER(sae_error)),
+    # sae_status sae_catalog_count(sae_catalog *catalog, int64_t *out, sae_error *err)
+    "sae_catalog_count": (c_int32, c_void_p, c_void_p, POINTER(sae_error)),
+    # sae_status sae_catalog_get(sae_features **out, sae_catalog *catalog, const int32_t *ids, int64_t n,
+    #     sae_error *err)
+    "sae_catalog_get": (c_int32, POINTER(c_void_p), c_void_p, c_void_p, c_int64, POINTER(sae_error)),
+    # sae_status sae_catalog_search(sae_features **out, sae_catalog *catalog, const char *query, int32_t limit,
+    #     sae_error *err)
+    "sae_catalog_search": (c_int32, POINTER(c_void_p), c_void_p, c_char_p, c_int32, POINTER(sae_error)),
+    # sae_status sae_catalog_list(sae_features **out, sae_catalog *catalog, const sae_list_options *opt, sae_error *err)
+    "sae_catalog_list": (c_int32, POINTER(c_void_p), c_void_p, POINTER(sae_list_options), POINTER(sae_error)),
+    # void sae_catalog_free(sae_catalog *catalog)
+    "sae_catalog_free": (None, c_void_p),
+    # int64_t sae_features_count(const sae_features *features)
+    "sae_features_count": (c_int64, c_void_p),
+    # sae_status sae_features_at(const sae_features *features, int64_t i, sae_feature *out)
+    "sae_features_at": (c_int32, c_void_p, c_int64, POINTER(sae_feature)),
+    # void sae_features_free(sae_features *features)
+    "sae_features_free": (None, c_void_p),
 }

@@ -24,7 +24,7 @@ class NoMemError(SaeError, MemoryError):
 
 
 class VersionError(SaeError, RuntimeError):
-    """SAE_E_VERSION: the caller was built for a newer library."""
+    """SAE_E_VERSION: the caller was built for a newer library, or a catalog has a later schema."""
 
     status = _abi.SAE_E_VERSION
 
@@ -64,7 +64,7 @@ class HostError(SaeError, RuntimeError):
 
 
 class BusyError(SaeError, RuntimeError):
-    """SAE_E_BUSY: two calls on one context at once. This package never lets it happen."""
+    """SAE_E_BUSY: another program writes to the catalog. (Two calls on one context at once: this package never lets that happen.)"""
 
     status = _abi.SAE_E_BUSY
 

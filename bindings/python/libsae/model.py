@@ -463,6 +463,14 @@ class Sae:
         prepared = tuple(name for name, bit in _FORMS.items() if m.prepared & bit)
         return Memory(m.mapped_bytes, m.vectors_bytes, m.rows_bytes, m.panels_bytes, prepared)
 
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell this SAE from others, whatever file or dtype holds it; every weight is read for them."""
+        out = (ctypes.c_uint8 * 16)()
+        with self._model as model:
+            call(lib.sae_model_fingerprint, model, out)
+        return bytes(out).hex()
+
     def prepare(self, *forms: Form) -> None:
         """Builds packed forms of the weights once; the results stay the same bits, and come faster. "rows": each feature
         contiguous (probes, single rows, neighbours); "panels": float32 panels for batches. Both when none is named."""

@@ -1,0 +1,300 @@
+#include "jsonl.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- reading ---- */
+
+__attribute__((format(printf, 2, 3))) static bool wrong(char why[WHY_BYTES], const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(why, WHY_BYTES, fmt, args);
+    va_end(args);
+    return false;
+}
+
+/* The value of a key, NULL when absent or null. */
+static json_t *member(json_t *object, const char *key)
+{
+    json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static bool get_text(const char **out, json_t *root, const char *key, char why[WHY_BYTES])
+{
+    json_t *value = member(root, key);
+    *out = value != NULL ? json_string_value(value) : NULL;
+    return value == NULL || *out != NULL || wrong(why, "key '%s' is no text", key);
+}
+
+static bool get_number(double *out, json_t *root, const char *key, char why[WHY_BYTES])
+{
+    json_t *value = member(root, key);
+    *out = value != NULL ? json_number_value(value) : (double)NAN;
+    return value == NULL || json_is_number(value) || wrong(why, "key '%s' is no number", key);
+}
+
+/* A whole number that fits 32 bits, -1 when absent; Neuronpedia writes index as a text. */
+static bool get_whole(int32_t *out, json_t *root, const char *key, char why[WHY_BYTES])
+{
+    json_t *value = member(root, key);
+    json_int_t n = -1;
+    char *end = NULL;
+    const char *text = json_string_value(value);
+    if (json_is_integer(value)) {
+        n = json_integer_value(value);
+    } else if (text != NULL) {
+        n = strtoll(text, &end, 10);
+    }
+    *out = (int32_t)n;
+    if (value != NULL && ((!json_is_integer(value) && (text == NULL || end == text || *end != '\0')) || n < 0 || n > INT32_MAX)) {
+        return wrong(why, "key '%s' is no whole number in 0 .. %d", key, INT32_MAX);
+    }
+    return true;
+}
+
+/* Texts and numbers of the same length, as tokens; NULL when both are absent. `where` stands before the keys in sentences. */
+static bool get_tokens(sae_token **out, int32_t *n, json_t *object, const char *texts_key, const char *values_key, const char *where,
+                       char why[WHY_BYTES])
+{
+    json_t *texts = member(object, texts_key), *values = member(object, values_key);
+    *out = NULL;
+    *n = 0;
+    if (texts == NULL && values == NULL) {
+        return true;
+    }
+    if (!json_is_array(texts) || !json_is_array(values)) {
+        return wrong(why, "key '%s%s' is no list", where, json_is_array(texts) ? values_key : texts_key);
+    }
+    if (json_array_size(texts) != json_array_size(values) || json_array_size(texts) > INT32_MAX) {
+        return wrong(why, "key '%s%s' has %zu entries, '%s' has %zu", where, values_key, json_array_size(values), texts_key,
+                     json_array_size(texts));
+    }
+    *n = (int32_t)json_array_size(texts);
+    *out = take((size_t)*n, sizeof **out);
+    for (int32_t i = 0; i < *n; i++) {
+        json_t *text = json_array_get(texts, (size_t)i), *value = json_array_get(values, (size_t)i);
+        (*out)[i] = (sae_token){.text = json_string_value(text), .value = (float)json_number_value(value)};
+        if ((*out)[i].text == NULL) {
+            return wrong(why, "key '%s%s': entry %d is no text", where, texts_key, i);
+        }
+        if (!json_is_number(value) || !isfinite((*out)[i].value)) {
+            return wrong(why, "key '%s%s': entry %d is no number that float32 can hold", where, values_key, i);
+        }
+    }
+    return true;
+}
+
+static int32_t largest(const sae_token *tokens, int32_t n)
+{
+    int32_t best = n > 0 ? 0 : -1;
+    for (int32_t i = 1; i < n; i++) {
+        best = tokens[i].value > tokens[best].value ? i : best;
+    }
+    return best;
+}
+
+static bool get_example(sae_example *out, json_t *object, const char *where, char why[WHY_BYTES])
+{
+    sae_token *tokens;
+    int32_t n, peak;
+    if (!json_is_object(object)) {
+        return wrong(why, "key 'activations': an entry is no object");
+    }
+    bool good = get_tokens(&tokens, &n, object, "tokens", "values", where, why);
+    *out = (sae_example){.tokens = tokens, .n_tokens = n}; /* also when it is wrong: it will be freed */
+    if (!good || !get_whole(&peak, object, "maxValueTokenIndex", why) || !get_whole(&out->document, object, "document", why) ||
+        !get_whole(&out->position, object, "position", why)) {
+        return false;
+    }
+    out->peak = peak >= 0 ? peak : largest(tokens, n);
+    return out->peak < n || wrong(why, "key '%smaxValueTokenIndex' is %d, there are %d tokens", where, peak, n);
+}
+
+static bool get_examples(feature_line *out, char why[WHY_BYTES])
+{
+    json_t *list = member(out->root, "activations");
+    if (list == NULL) {
+        return true;
+    }
+    if (!json_is_array(list) || json_array_size(list) > INT32_MAX) {
+        return wrong(why, "key 'activations' is no list");
+    }
+    int32_t n = (int32_t)json_array_size(list);
+    out->has_examples = true;
+    out->examples = take((size_t)n, sizeof *out->examples);
+    for (int32_t i = 0; i < n; i++) {
+        char where[40];
+        snprintf(where, sizeof where, "activations[%d].", i);
+        out->feature.n_examples = i + 1;
+        if (!get_example(&out->examples[i], json_array_get(list, (size_t)i), where, why)) {
+            return false;
+        }
+    }
+    out->feature.examples = out->examples;
+    return true;
+}
+
+static bool get_all(feature_line *out, char why[WHY_BYTES])
+{
+    sae_feature *f = &out->feature;
+    json_t *root = out->root;
+    if (!get_whole(&f->id, root, "index", why) || !get_text(&f->label, root, "description", why) ||
+        !get_text(&f->model_id, root, "modelId", why) || !get_text(&f->layer, root, "layer", why) ||
+        !get_number(&f->density, root, "frac_nonzero", why) || !get_number(&f->mean, root, "mean", why) ||
+        !get_number(&f->max, root, "maxActApprox", why) ||
+        !get_tokens(&out->promoted, &f->n_promoted, root, "pos_str", "pos_values", "", why) ||
+        !get_tokens(&out->suppressed, &f->n_suppressed, root, "neg_str", "neg_values", "", why) || !get_examples(out, why)) {
+        return false;
+    }
+    out->has_label = f->label != NULL;
+    out->has_promoted = out->promoted != NULL;
+    out->has_suppressed = out->suppressed != NULL;
+    f->promoted = out->promoted;
+    f->suppressed = out->suppressed;
+    return f->id >= 0 || wrong(why, "key 'index' is missing");
+}
+
+bool feature_line_read(feature_line *out, const char *text, size_t bytes, char why[WHY_BYTES])
+{
+    json_error_t error;
+    *out = (feature_line){.feature = {.struct_size = sizeof out->feature}};
+    out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (out->root == NULL) {
+        return wrong(why, "column %d: %s", error.column, error.text);
+    }
+    if (!json_is_object(out->root)) {
+        return wrong(why, "it is no JSON object");
+    }
+    return get_all(out, why);
+}
+
+void feature_line_fill(feature_line *line, const sae_feature *old)
+{
+    sae_feature *f = &line->feature;
+    f->label = line->has_label ? f->label : old->label;
+    f->model_id = f->model_id != NULL ? f->model_id : old->model_id;
+    f->layer = f->layer != NULL ? f->layer : old->layer;
+    f->density = isnan(f->density) ? old->density : f->density;
+    f->mean = isnan(f->mean) ? old->mean : f->mean;
+    f->max = isnan(f->max) ? old->max : f->max;
+    if (!line->has_promoted) {
+        f->promoted = old->promoted;
+        f->n_promoted = old->n_promoted;
+    }
+    if (!line->has_suppressed) {
+        f->suppressed = old->suppressed;
+        f->n_suppressed = old->n_suppressed;
+    }
+    if (!line->has_examples) {
+        f->examples = old->examples;
+        f->n_examples = old->n_examples;
+    }
+}
+
+void feature_line_free(feature_line *line)
+{
+    for (int32_t i = 0; line->examples != NULL && i < line->feature.n_examples; i++) {
+        free((void *)(uintptr_t)line->examples[i].tokens);
+    }
+    free(line->examples);
+    free(line->promoted);
+    free(line->suppressed);
+    json_decref(line->root);
+}
+
+/* ---- writing ---- */
+
+static void write_text(FILE *out, const char *text)
+{
+    json_t *value = json_string(text);
+    if (value == NULL || json_dumpf(value, out, JSON_ENCODE_ANY) != 0) {
+        die("cannot write JSON");
+    }
+    json_decref(value);
+}
+
+/* The shortest of `least` .. `most` digits that reads back as the same number; -0 as a number that is no integer, so that its sign stays. */
+static void write_digits(FILE *out, double value, int least, int most, bool is_float)
+{
+    char text[32];
+    for (int digits = least; digits <= most; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (is_float ? strtof(text, NULL) == (float)value : strtod(text, NULL) == value) {
+            break;
+        }
+    }
+    fputs(strcmp(text, "-0") == 0 ? "-0.0" : text, out);
+}
+
+static void write_number(FILE *out, const char *key, double value)
+{
+    if (!isnan(value)) {
+        fprintf(out, ", \"%s\": ", key);
+        write_digits(out, value, 15, 17, false);
+    }
+}
+
+static void write_tokens(FILE *out, const char *texts_key, const char *values_key, const sae_token *tokens, int32_t n)
+{
+    fprintf(out, "\"%s\": [", texts_key);
+    for (int32_t i = 0; i < n; i++) {
+        fputs(i > 0 ? ", " : "", out);
+        write_text(out, tokens[i].text);
+    }
+    fprintf(out, "], \"%s\": [", values_key);
+    for (int32_t i = 0; i < n; i++) {
+        fputs(i > 0 ? ", " : "", out);
+        write_digits(out, (double)tokens[i].value, 6, 9, true);
+    }
+    fputs("]", out);
+}
+
+/* What reading would add by itself is not written. */
+static void write_example(FILE *out, const sae_example *e)
+{
+    fputs("{", out);
+    write_tokens(out, "tokens", "values", e->tokens, e->n_tokens);
+    if (e->peak >= 0 && e->peak != largest(e->tokens, e->n_tokens)) {
+        fprintf(out, ", \"maxValueTokenIndex\": %d", e->peak);
+    }
+    if (e->document >= 0) {
+        fprintf(out, ", \"document\": %d", e->document);
+    }
+    if (e->position >= 0) {
+        fprintf(out, ", \"position\": %d", e->position);
+    }
+    fputs("}", out);
+}
+
+static void write_name(FILE *out, const char *key, const char *text)
+{
+    if (text != NULL) {
+        fprintf(out, ", \"%s\": ", key);
+        write_text(out, text);
+    }
+}
+
+void feature_line_write(FILE *out, const sae_feature *f)
+{
+    fprintf(out, "{\"index\": %d", f->id);
+    write_name(out, "modelId", f->model_id);
+    write_name(out, "layer", f->layer);
+    write_name(out, "description", f->label);
+    write_number(out, "frac_nonzero", f->density);
+    write_number(out, "mean", f->mean);
+    write_number(out, "maxActApprox", f->max);
+    fputs(", ", out);
+    write_tokens(out, "pos_str", "pos_values", f->promoted, f->n_promoted);
+    fputs(", ", out);
+    write_tokens(out, "neg_str", "neg_values", f->suppressed, f->n_suppressed);
+    fputs(", \"activations\": [", out);
+    for (int32_t i = 0; i < f->n_examples; i++) {
+        fputs(i > 0 ? ", " : "", out);
+        write_example(out, &f->examples[i]);
+    }
+    fputs("]}\n", out);
+}
