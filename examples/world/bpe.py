@@ -12,8 +12,8 @@ Pair = tuple[str, str]
 
 
 def count_words(texts: Iterable[str], world: World) -> Counter[str]:
-    """How often each piece that may become a token occurs: words, cut at the mark between a Korean noun and its particle. Nouns count tenfold,
-    so that they become tokens of their own."""
+    """How often each piece that may become a token occurs: words, cut at the mark between a Korean noun and its particle. Nouns count
+    tenfold, so that they become tokens of their own."""
     words: Counter[str] = Counter()
     for text in texts:
         words.update(WORD.findall(" " + text))

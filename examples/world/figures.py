@@ -1,11 +1,8 @@
-"""The model card's figures, in the card's order. `python figures.py FOLDER [--json]` prints them."""
+"""The model card's figures, in the card's order."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
+import random
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +34,14 @@ from measure import (
     split_sentences,
     topic_contexts,
 )
+from report import Progress
 from tokenizer import BOS
 from tokens import label
 
 Array = np.ndarray
 Figures = dict[str, Any]
 SHOWN_DOSE = 1.0  # multiples of the feature's largest activation: what the demo shows
+TEXT_DOSES = (0.5, SHOWN_DOSE, 1.5, 2.0)
 OPENERS = {"en": ["", " Today,"], "ko": ["", " 오늘"], "es": ["", " Hoy,"]}
 
 
@@ -52,6 +51,7 @@ class Study:
     def __init__(self, folder: Path, world: World, select: int = 1500, test: int = 3000) -> None:
         self.world = world
         self.n = len(world.concepts)
+        self.n_select = select
         self.s = Subject(folder)
         self.test_docs = world.evaluation(TEST_SEED, test)
         self.test_tokens = [label(d, self.s.tok) for d in self.test_docs]
@@ -59,6 +59,7 @@ class Study:
         self.test = Sample.take(self.s, self.test_tokens)
         self.features = choose(self.select, self.n)
         self.max_act = self.select.codes.max(0)
+        self.judge = Judge(world)
         self.sets = [sorted({f, *own}) for f, own in zip(self.features, own_features(self.select, self.n))]
 
 
@@ -124,7 +125,7 @@ def neighbours(st: Study) -> Figures:
     return {"precision_at_3": float(np.mean(own)), "chance": chance, "near": near.tolist()}
 
 
-def clamp_up(st: Study, per_language: int = 12) -> Figures:
+def clamp_up(st: Study, per_language: int = 6) -> Figures:
     """Probability of the concept's nouns after texts without a topic, over the whole dose curve, beside a random feature."""
     contexts, words, owner = [], [], []
     for ids, k, article in neutral_contexts(st.world, st.s.tok, per_language, 11):
@@ -170,7 +171,7 @@ def random_features(st: Study) -> list[int]:
     return [int(f) for f in np.random.default_rng(5).choice(live, st.n)]
 
 
-def remove(st: Study, per_language: int = 12) -> Figures:
+def remove(st: Study, per_language: int = 8) -> Figures:
     """Probability of the concept's nouns in texts on it, without and with its features ablated everywhere."""
     where = topic_contexts(st.test_docs, st.test_tokens, st.n)
     rng = np.random.default_rng(3)
@@ -200,45 +201,88 @@ def remove(st: Study, per_language: int = 12) -> Figures:
     for name, sets in plans.items():
         after = mean(steering.probabilities(ablation_plan(st.s, sets)))
         ratio = before / after
-        out[name] = {"share_3x": float((ratio >= 3).mean()), "median_ratio": float(np.median(ratio)), "mean": float(after.mean()), "by_concept": ratio.tolist()}
-    return out
-
-
-def steered_text(st: Study, dose: float, n: int = 40, per_language: int = 4, temperature: float = 0.7) -> Figures:
-    """Sampled continuations of neutral prompts, read by the grammar."""
-    prompts, langs, slots = [], [], []
-    for k, lang in enumerate(LANGS):
-        for i, text in enumerate(neutral_texts(st.world, lang, per_language, 23 + k)):
-            ids = [BOS, *st.s.tok.encode(" " + text + OPENERS[lang][i % len(OPENERS[lang])])]
-            for c in range(st.n):
-                prompts.append(ids)
-                langs.append(lang)
-                slots.append(c)
-    plan = clamp_plan(st.s, st.features, [dose * float(st.max_act[f]) for f in st.features])
-    judge = Judge(st.world)
-    length = [len(p) for p in prompts]
-    out: Figures = {"dose": dose}
-    texts = {"plain": generate(st.s, prompts, n, temperature, 1, None, slots), "steered": generate(st.s, prompts, n, temperature, 1, plan, slots)}
-    ppl = {name: perplexity(st.s, t, length) for name, t in texts.items()}
-    slot = np.array(slots)
-    for name, rows in texts.items():
-        read = [read_text(judge, st.s.tok.decode(r[1:]), st.s.tok.decode(p[1:]), lang, c) for r, p, lang, c in zip(rows, prompts, langs, slots)]
-        scores = np.array(read)  # [text][sentences, grammatical, about]
-        per = np.array([scores[slot == c].sum(0) for c in range(st.n)])
         out[name] = {
-            "grammatical": float(per[:, 1].sum() / per[:, 0].sum()),
-            "about": float(per[:, 2].sum() / per[:, 0].sum()),
-            "perplexity": float(np.exp(np.log(ppl[name]).mean())),
-            "grammatical_by_concept": (per[:, 1] / np.maximum(per[:, 0], 1)).tolist(),
-            "about_by_concept": (per[:, 2] / np.maximum(per[:, 0], 1)).tolist(),
+            "share_3x": float((ratio >= 3).mean()),
+            "median_ratio": float(np.median(ratio)),
+            "mean": float(after.mean()),
+            "by_concept": ratio.tolist(),
         }
-    ratio = np.array([np.exp(np.log(ppl["steered"])[slot == c].mean() - np.log(ppl["plain"])[slot == c].mean()) for c in range(st.n)])
-    good = (ratio <= 4) & (np.array(out["steered"]["grammatical_by_concept"]) >= 0.8) & (np.array(out["steered"]["about_by_concept"]) >= 0.5)
-    out["perplexity_ratio"] = ratio.tolist()
-    out["share_perplexity_4x"] = float((ratio <= 4).mean())
-    out["share_reads_well"] = float(good.mean())
-    out["samples"] = [st.s.tok.decode(texts["steered"][i][1:]) for i in range(0, len(prompts), 37)]
     return out
+
+
+def unsteered_text(st: Study, n: int = 40, per_language: int = 4, temperature: float = 0.7) -> Figures:
+    """Sampled continuations of two sentences on a concept: what the language model writes by itself."""
+    prompts, langs, topics = [], [], []
+    rng = random.Random(31)
+    for lang in LANGS:
+        for c, concept in enumerate(st.world.concepts):
+            for _ in range(per_language):
+                text = "".join(" " + st.world.sentence(rng, lang, concept).plain for _ in range(2))
+                prompts.append([BOS, *st.s.tok.encode(text)])
+                langs.append(lang)
+                topics.append(c)
+    rows = generate(st.s, prompts, n, temperature, 2, None, topics)
+    scores = read_texts(st, rows, prompts, langs, topics)
+    return {"grammatical": float(scores[:, 1].sum() / scores[:, 0].sum()), "about": float(scores[:, 2].sum() / scores[:, 0].sum())}
+
+
+class Prompts:
+    """Texts without a topic, once for each concept, which is also the slot of a plan."""
+
+    def __init__(self, st: Study, per_language: int) -> None:
+        self.ids: list[list[int]] = []
+        self.langs: list[str] = []
+        self.slots: list[int] = []
+        for k, lang in enumerate(LANGS):
+            for i, text in enumerate(neutral_texts(st.world, lang, per_language, 23 + k)):
+                ids = [BOS, *st.s.tok.encode(" " + text + OPENERS[lang][i % len(OPENERS[lang])])]
+                for c in range(st.n):
+                    self.ids.append(ids)
+                    self.langs.append(lang)
+                    self.slots.append(c)
+
+
+def steered_text(st: Study, n: int = 40, per_language: int = 3, temperature: float = 0.7) -> Figures:
+    """Sampled continuations of neutral prompts, without and with the clamp, read by the grammar."""
+    prompts = Prompts(st, per_language)
+    plain, plain_nats = sampled(st, prompts, None, n, temperature)
+    out: Figures = {"plain": plain}
+    for dose in TEXT_DOSES:
+        plan = clamp_plan(st.s, st.features, [dose * float(st.max_act[f]) for f in st.features])
+        text, nats = sampled(st, prompts, plan, n, temperature)
+        ratio = np.exp(nats - plain_nats)
+        reads = (ratio <= 4) & (np.array(text["grammatical_by_concept"]) >= 0.8) & (np.array(text["about_by_concept"]) >= 0.5)
+        text |= {
+            "perplexity_ratio": ratio.tolist(),
+            "share_perplexity_4x": float((ratio <= 4).mean()),
+            "share_reads_well": float(reads.mean()),
+        }
+        out[str(dose)] = text
+    return out
+
+
+def sampled(st: Study, prompts: Prompts, plan: libsae.Plan | None, n: int, temperature: float) -> tuple[Figures, Array]:
+    """What the texts are like; and by concept the mean log perplexity under the unsteered model."""
+    rows = generate(st.s, prompts.ids, n, temperature, 1, plan, prompts.slots)
+    nats = np.log(perplexity(st.s, rows, [len(p) for p in prompts.ids]))
+    scores = read_texts(st, rows, prompts.ids, prompts.langs, prompts.slots)
+    slot = np.array(prompts.slots)
+    per = np.array([scores[slot == c].sum(0) for c in range(st.n)])
+    text = {
+        "grammatical": float(per[:, 1].sum() / per[:, 0].sum()),
+        "about": float(per[:, 2].sum() / per[:, 0].sum()),
+        "perplexity": float(np.exp(nats.mean())),
+        "grammatical_by_concept": (per[:, 1] / np.maximum(per[:, 0], 1)).tolist(),
+        "about_by_concept": (per[:, 2] / np.maximum(per[:, 0], 1)).tolist(),
+        "samples": [st.s.tok.decode(rows[i][1:]).strip() for i in range(0, len(rows), 61)],
+    }
+    return text, np.array([nats[slot == c].mean() for c in range(st.n)])
+
+
+def read_texts(st: Study, rows: list[list[int]], prompts: list[list[int]], langs: list[str], concepts: list[int]) -> Array:
+    """[text][3]: see read_text."""
+    decode = st.s.tok.decode
+    return np.array([read_text(st.judge, decode(r[1:]), decode(p[1:]), lang, c) for r, p, lang, c in zip(rows, prompts, langs, concepts)])
 
 
 def read_text(judge: Judge, text: str, prompt: str, lang: str, concept: int) -> tuple[int, int, int]:
@@ -248,34 +292,31 @@ def read_text(judge: Judge, text: str, prompt: str, lang: str, concept: int) -> 
     return len(sentences), len(right), sum(judge.is_about(s, lang, concept) for s in right)
 
 
-def measure(folder: Path, progress: bool = True) -> Figures:
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        if progress:
-            print(f"{what} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-
-    st = Study(folder, World())
-    say("samples")
-    out: Figures = {"concepts": [c.name for c in st.world.concepts], "features": st.features, "sets": st.sets}
-    out["max_act"] = [float(st.max_act[f]) for f in st.features]
-    for name, figure in (("dictionary", dictionary), ("recognition", recognition), ("neighbours", neighbours), ("clamp", clamp_up), ("removal", remove)):
+def measure(st: Study) -> Figures:
+    """Every figure of the card."""
+    out: Figures = {"concepts": [c.name for c in st.world.concepts], "features": st.features, "feature_sets": st.sets}
+    out["max_activation"] = [float(st.max_act[f]) for f in st.features]
+    parts = {
+        "dictionary": dictionary,
+        "recognition": recognition,
+        "neighbours": neighbours,
+        "unsteered": unsteered_text,
+        "clamp": clamp_up,
+        "removal": remove,
+        "text": steered_text,
+    }
+    progress = Progress("figures", len(parts))
+    for name, figure in parts.items():
         out[name] = figure(st)
-        say(name)
-    out["text"] = {str(d): steered_text(st, d) for d in (0.5, 1.0, 1.5, 2.0)}
-    say("text")
+        progress.step()
+    progress.end()
     return out
 
 
-def main() -> None:
-    ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("folder", type=Path)
-    ap.add_argument("--json", action="store_true")
-    a = ap.parse_args()
-    figures = measure(a.folder)
-    json.dump(figures, sys.stdout, ensure_ascii=False, indent=1)
-
-
-if __name__ == "__main__":
-    print(libsae.__version__, file=sys.stderr)
-    main()
+def rounded(x: Any) -> Any:
+    """Floats to five digits, for files."""
+    if isinstance(x, dict):
+        return {k: rounded(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [rounded(v) for v in x]
+    return float(f"{x:.5g}") if isinstance(x, float) else x

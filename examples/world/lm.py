@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from grammar import World
 from report import Progress
-from tokenizer import Tokenizer
 from tokens import CONTEXT, Tokens
 from torch import Tensor, nn
 
@@ -98,7 +96,9 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
-    def residuals(self, ids: Tensor, split: int = -1, seen: Tensor | None = None, edit: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+    def residuals(
+        self, ids: Tensor, split: int = -1, seen: Tensor | None = None, edit: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
         """The output of every block. Those after block `split` attend to `seen` alone and get its output as `edit` leaves it."""
         t = ids.shape[1]
         x = self.emb(ids)
@@ -202,8 +202,8 @@ class TopicLoss(nn.Module):
 
 
 class TopicJitter:
-    """Training only: makes what a topic's rows have in common weaker or stronger, in some documents, from their first token on. So the upper
-    blocks learn to read the topic from this alone, at any strength, with any text before it."""
+    """Training only: makes what a topic's rows have in common weaker or stronger, in some documents, from their first token on. So the
+    upper blocks learn to read the topic from this alone, at any strength, with any text before it."""
 
     def __init__(self, n_concepts: int, dim: int, t: Training) -> None:
         self.t = t
@@ -258,7 +258,10 @@ def train(docs: list[Tokens], n_vocab: int, n_concepts: int, shape: Shape, t: Tr
     topic_loss = TopicLoss(docs, n_vocab, shape.dim, n_concepts, t) if t.topic_weight else None
     every = list(m.parameters()) + (list(topic_loss.parameters()) if topic_loss else [])
     opt = torch.optim.AdamW(
-        [{"params": [p for p in every if p.dim() > 1], "weight_decay": 0.1}, {"params": [p for p in every if p.dim() < 2], "weight_decay": 0.0}],
+        [
+            {"params": [p for p in every if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in every if p.dim() < 2], "weight_decay": 0.0},
+        ],
         lr=t.lr,
         betas=(0.9, 0.98),
     )

@@ -1,4 +1,6 @@
-"""Grow the world: corpus, tokenizer, language model and SAE. `python make_world.py DIR` writes world.bin, tokenizer.bin and sae/ there.
+"""Grow the world: corpus, tokenizer, language model, SAE, figures, truth table, catalog.
+
+`python make_world.py DIR` writes them there; `--card README.md` puts the figures into the model card.
 
 Every setting has the value the committed files were made with; `--set lm.lr=0.003` tries another. The seeds are fixed, so the same
 versions of torch and SAELens on the same kind of processor give the same files.
@@ -7,6 +9,7 @@ versions of torch and SAELens on the same kind of processor give the same files.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import dataclass, field, fields
@@ -14,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import bpe
+import card
+import catalog
+import figures
 import lm
 import numpy as np
 import sae
@@ -69,7 +75,17 @@ def grow(recipe: Recipe, out: Path) -> None:
         x = np.ascontiguousarray(lm.activations(model, tokens[: c.sae_documents], recipe.sae.layer))
         say(f"activations: {x.shape[0]} rows")
         sae.train(x, recipe.sae, MODEL_NAME, out / "sae")
-    say("done")
+
+
+def describe(tools: Path, out: Path) -> None:
+    """Figures, truth table and catalog of what `grow` made."""
+    study = figures.Study(out, World())
+    found = figures.rounded(figures.measure(study))
+    (out / "figures.json").write_text(json.dumps(found, ensure_ascii=False, indent=None) + "\n", encoding="utf-8")
+    catalog.write(study, found["recognition"], tools, out)
+    say("figures, truth table, catalog")
+    print(card.table(found))
+    print(card.dose_table(found))
 
 
 _BEGAN = time.monotonic()
@@ -84,12 +100,17 @@ def main(argv: list[str] | None = None) -> None:
     ap.add_argument("folder", type=Path)
     ap.add_argument("--set", action="append", default=[], metavar="PART.NAME=VALUE", help="parts: corpus, shape, lm, sae")
     ap.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    ap.add_argument("--tools", type=Path, default=Path("build"), help="where engine and sae are (default build)")
+    ap.add_argument("--card", type=Path, help="the model card to update")
     a: Any = ap.parse_args(argv)
     recipe = Recipe()
     for assignment in a.set:
         recipe.set(assignment)
     torch.set_num_threads(a.threads)
     grow(recipe, a.folder)
+    describe(a.tools, a.folder)
+    if a.card:
+        card.write(json.loads((a.folder / "figures.json").read_text(encoding="utf-8")), a.card)
 
 
 if __name__ == "__main__":

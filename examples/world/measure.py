@@ -15,11 +15,11 @@ import numpy as np
 from grammar import LANGS, Document, World
 from llama import Cache, Llama, log_softmax, pad
 from tokenizer import BOS, Tokenizer
-from tokens import Tokens, label
+from tokens import Tokens
 
 Array = np.ndarray
-DOSES = (-10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
-SELECT_SEED, TEST_SEED, CONTROL_SEED = 101, 102, 7
+DOSES = (-10.0, -5.0, -3.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+SELECT_SEED, TEST_SEED, CONTROL_SEED = 201, 202, 7  # 101 and 102 served to choose the recipe
 
 
 class Subject:
@@ -258,8 +258,8 @@ def neutral_contexts(world: World, tok: Tokenizer, per_language: int, seed: int)
 
 
 def topic_contexts(docs: list[Document], labels: list[Tokens], n_concepts: int) -> list[list[list[tuple[list[int], int]]]]:
-    """For each concept and language: evaluation texts on it, cut before a noun that comes after the first mention, in a sentence that so far
-    fits the whole family."""
+    """For each concept and language: evaluation texts on it, cut before a noun that comes after the first mention, in a sentence
+    that so far fits the whole family."""
     out: list[list[list[tuple[list[int], int]]]] = [[[] for _ in LANGS] for _ in range(n_concepts)]
     for t in labels:
         for i in range(12, len(t.ids)):
@@ -276,7 +276,9 @@ def _random(rng: np.random.Generator) -> random.Random:
 # ---- sampled texts ----
 
 
-def generate(s: Subject, prompts: list[list[int]], n: int, temperature: float, seed: int, plan: libsae.Plan | None, slots: list[int]) -> list[list[int]]:
+def generate(
+    s: Subject, prompts: list[list[int]], n: int, temperature: float, seed: int, plan: libsae.Plan | None, slots: list[int]
+) -> list[list[int]]:
     """Continues every prompt by `n` tokens; row r gets slot slots[r] of the plan at every position."""
     ids, length = pad(prompts)
     cache = Cache(s.lm, len(prompts))

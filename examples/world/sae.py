@@ -16,10 +16,10 @@ from sae_lens.training.sae_trainer import SAETrainer, SAETrainerConfig
 class Training:
     layer: int = 2
     d_sae: int = 512
-    k: int = 6
+    k: int = 4
     samples: int = 3_000_000
     batch: int = 1024
-    lr: float = 1e-3
+    lr: float = 3e-3
     seed: int = 0
 
 

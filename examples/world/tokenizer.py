@@ -81,9 +81,9 @@ class Tokenizer:
             best = None
             for i in range(len(ids) - 1):
                 joined = self._ids.get(self.pieces[ids[i]] + self.pieces[ids[i + 1]])
-                if joined is not None and min(ids[i], ids[i + 1]) >= N_SPECIAL:
-                    if best is None or self.scores[joined] > self.scores[best[0]]:
-                        best = (joined, i)
+                mergeable = joined is not None and min(ids[i], ids[i + 1]) >= N_SPECIAL
+                if mergeable and (best is None or self.scores[joined] > self.scores[best[0]]):
+                    best = (joined, i)
             if best is None:
                 return ids
             ids[best[1] : best[1] + 2] = [best[0]]
