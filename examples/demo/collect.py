@@ -15,7 +15,7 @@ from tools import DemoError, Tools, read_int32, read_json
 Json = dict[str, Any]
 LANGS = ("en", "ko", "es")
 SEED = 7
-NEW_TOKENS = 28
+NEW_TOKENS = 24
 TEMPERATURE = 0.7
 TOP = 5  # features shown of a token
 
@@ -71,7 +71,7 @@ def tokens_with_top(tools: Tools, documents: list[str]) -> list[list[Json]]:
 
 
 def watched(tools: Tools, texts: Json, concepts: list[Json], catalog: dict[int, Json]) -> list[Json]:
-    """Where each concept's feature fires: in a text on it, at the nouns of all concepts, in the catalog's examples; and what lies near it."""
+    """Where each concept's feature fires (in a text on it, at the nouns of all concepts, in the catalog's examples) and what is near it."""
     features = [c["feature"] for c in concepts]
     about = [texts["concepts"][c["name"]][k] for c in concepts for k in LANGS]
     nouns = [(c["name"], k, noun) for c in tools.truth["concepts"] for k in LANGS for noun in c["nouns"][k]]
