@@ -151,11 +151,11 @@ $(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(B)/fuzz/tests/
 	$(call say,LINK)
 	$(Q)$(FUZZ_CC) -g -fsanitize=fuzzer,address,undefined -o $@ $^ $(PRIVATE_LIBS)
 
-check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
+check: deps all $(B)/engine $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
 check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
-check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
+check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens, try the page in Chromium (large, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
@@ -171,7 +171,7 @@ format: $(B)/venv/ready ## lay out C as .clang-format says and Python as ruff.to
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' | xargs $(B)/venv/bin/clang-format -i
 	$(Q)$(B)/venv/bin/ruff format -q .
 deps:
-	$(Q)scripts/install-deps.sh $(filter-out demo,$(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)))
+	$(Q)scripts/install-deps.sh $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS))
 
 VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -qq --disable-pip-version-check install -r $< && touch $@
 $(B)/venv/ready: tests/requirements.txt | $(DEPS)
