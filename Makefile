@@ -16,6 +16,8 @@ comma       := ,
 # The BLIS that sae_gemm may use: BLIS=PATH of a serial libblis.a, whose headers lie in the include folder beside its lib folder. Without a path
 # Debian's is taken, for which there is no .pc: the compiler is asked. BLIS=0 builds without it, and so does a machine that lacks it.
 BLIS        ?=
+# The language model, SAE and catalog that the demo shows.
+WORLD       ?= examples/world/files
 # SAN=address,undefined or SAN=thread, or BLIS=0: a build of its own, beside the plain one.
 B           ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(filter 0,$(BLIS)),/no-blis)
 
@@ -149,11 +151,11 @@ $(FUZZERS:%=$(B)/fuzz/%): $(B)/fuzz/%: $(B)/fuzz/tests/fuzz/%.o $(B)/fuzz/tests/
 	$(call say,LINK)
 	$(Q)$(FUZZ_CC) -g -fsanitize=fuzzer,address,undefined -o $@ $^ $(PRIVATE_LIBS)
 
-check: deps all $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
+check: deps all $(B)/engine $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/ready ## run all tests; SAE_TEST_DATA=DIR adds real data
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
 check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
-check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens (large packages, cached)
+check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens, try the page in Chromium (large, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
@@ -161,16 +163,15 @@ fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	        -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
 bench: all $(B)/venv-bench/ready ## measure libsae and its peers; writes $(B)/bench.json
 	$(Q)$(B)/venv-bench/bin/python bench/run.py --build $(B)
-demo: all ## install what is missing, build, and show the main job
-	$(Q)$(LINK) -std=c11 -Iinclude -o $(B)/demo examples/demo/*.c -L$(B) -lsae -Wl,-rpath,$(abspath $(B)) $(PRIVATE_LIBS)
-	$(Q)$(B)/demo
+demo: all $(B)/engine ## install what is missing, build, and show the main job; writes $(B)/demo.html
+	$(Q)$(PYTHON) examples/demo/demo.py --build $(B) --world $(WORLD)
 storeabi: $(B)/$(SONAME) ## record the ABI of this release
 	$(Q)tests/scripts/check-abi.sh $(B) store
 format: $(B)/venv/ready ## lay out C as .clang-format says and Python as ruff.toml does
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' | xargs $(B)/venv/bin/clang-format -i
 	$(Q)$(B)/venv/bin/ruff format -q .
 deps:
-	$(Q)scripts/install-deps.sh $(filter-out demo,$(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)))
+	$(Q)scripts/install-deps.sh $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS))
 
 VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -qq --disable-pip-version-check install -r $< && touch $@
 $(B)/venv/ready: tests/requirements.txt | $(DEPS)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what libsae needs and this machine lacks. Usage: install-deps.sh [build|check|check-ecosystem|fuzz|bench]...
-#   build  the library, the tool and the demo (the default; the others include it)
-#   check, check-ecosystem, fuzz, bench  what the goals of make with these names need besides
+# Installs what libsae needs and this machine lacks. Usage: install-deps.sh [build|demo|check|check-ecosystem|fuzz|bench]...
+#   build  the library, the tool and the engine (the default; the others include it)
+#   demo, check, check-ecosystem, fuzz, bench  what the goals of make with these names need besides
 # On Debian and Ubuntu with apt-get, as root or through sudo, without questions; elsewhere it names the packages. Looks for the thing, not for the
 # package, so it keeps quiet where all is there, however it came.
 set -eu
@@ -71,6 +71,10 @@ clang_runtime() {
     fi
 }
 
+for_demo() {
+    need python3 python3 python python3 have "${PYTHON:-python3}"
+}
+
 for_python() {
     need 'python3 python3-venv' python3 python python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
 }
@@ -89,6 +93,20 @@ for_check() {
     for_fuzz
 }
 
+# What the demo's page is tried in, and a font for its Korean in the pictures.
+for_browser() {
+    need chromium chromium chromium chromium any_browser
+    need 'fonts-nanum fontconfig' 'google-noto-sans-cjk-fonts fontconfig' 'noto-fonts-cjk fontconfig' 'font-noto-cjk fontconfig' korean_font
+}
+
+any_browser() {
+    have chromium || have chromium-browser || have google-chrome
+}
+
+korean_font() {
+    fc-list :lang=ko | grep -q .
+}
+
 for_bench() {
     need libblis-serial-dev blis-devel blis '' builds "#include <blis.h>
 $main" "${CC:-cc}" -fsyntax-only
@@ -99,10 +117,13 @@ for_build
 for part in "$@"; do
     case $part in
     build) ;;
-    check | fuzz | bench) "for_$part" ;;
-    check-ecosystem) for_python ;;
+    demo | check | fuzz | bench) "for_$part" ;;
+    check-ecosystem)
+        for_python
+        for_browser
+        ;;
     *)
-        echo 'usage: install-deps.sh [build|check|check-ecosystem|fuzz|bench]...' >&2
+        echo 'usage: install-deps.sh [build|demo|check|check-ecosystem|fuzz|bench]...' >&2
         exit 2
         ;;
     esac

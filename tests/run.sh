@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs what make has built in $B, and counts. Usage: tests/run.sh c|all|ecosystem
-#   c  the C programs        all  those and everything else of `make check`        ecosystem  the comparison with torch and SAELens
+#   c  the C programs        all  those and everything else of `make check`
+#   ecosystem  the comparison with torch and SAELens, and the demo's page in a browser
 # An item is a command; what it says goes to $B/log/NAME, and is shown when it fails. Closes with "N passed, N failed".
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -94,16 +95,17 @@ everything() {
     done
     item python env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider bindings/python/tests
     item engine env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/engine
+    item demo env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/demo
     if [ -z "${SAE_TEST_DATA:-}" ]; then echo 'skip: SAEs trained on real activations (make check SAE_TEST_DATA=DIR)'; fi
-    echo 'skip: the comparison with torch and SAELens, which need large packages (make check-ecosystem)'
+    echo 'skip: the comparison with torch and SAELens and the page in a browser, which need large packages (make check-ecosystem)'
 }
 
 ecosystem() {
     if [ ! -e "$B/venv-ecosystem/ready" ]; then
-        echo "skip: the comparison with SAELens, because pip could not install tests/ecosystem/requirements.txt"
+        echo "skip: the comparison with SAELens and the page in a browser, because pip could not install tests/ecosystem/requirements.txt"
         return
     fi
-    item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem SAE="$B/sae" ENGINE="$B/engine" \
+    item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem B="$B" SAE="$B/sae" ENGINE="$B/engine" \
         "$B/venv-ecosystem/bin/python" -m pytest -q -p no:cacheprovider tests/ecosystem
 }
 
