@@ -63,7 +63,7 @@ say  = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 pkg  = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo yes),$(shell $(PKG_CONFIG) $(1) $(2)),$(error \
     $(PKG_CONFIG) does not find $(2): scripts/install-deps.sh installs what is missing, or names the packages))
 # `make check` and `make demo` work alone on a fresh machine: what is missing is installed before anything is compiled.
-DEPS := $(if $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS)),deps)
+DEPS := $(if $(filter check check-ecosystem demo bench fuzz world world-check,$(MAKECMDGOALS)),deps)
 
 .DEFAULT_GOAL := all
 all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
@@ -165,13 +165,20 @@ bench: all $(B)/venv-bench/ready ## measure libsae and its peers; writes $(B)/be
 	$(Q)$(B)/venv-bench/bin/python bench/run.py --build $(B)
 demo: all $(B)/engine ## install what is missing, build, and show the main job; writes $(B)/demo.html
 	$(Q)$(PYTHON) examples/demo/demo.py --build $(B) --world $(WORLD)
+# With this libsae, not an installed one.
+HERE = LIBSAE_LIBRARY=$(abspath $(B))/libsae.so PYTHONPATH=bindings/python
+world: all $(B)/engine $(B)/venv-ecosystem/ready ## grow the demo's world anew into $(B)/world (torch and SAELens; 15 minutes)
+	$(Q)rm -rf $(B)/world
+	$(Q)$(HERE) $(B)/venv-ecosystem/bin/python examples/world/make_world.py $(B)/world --tools $(B)
+world-check: all $(B)/venv/ready ## measure every figure of the world's card from its files (a few minutes)
+	$(Q)$(HERE) $(B)/venv/bin/python examples/world/check_world.py $(WORLD)
 storeabi: $(B)/$(SONAME) ## record the ABI of this release
 	$(Q)tests/scripts/check-abi.sh $(B) store
 format: $(B)/venv/ready ## lay out C as .clang-format says and Python as ruff.toml does
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' | xargs $(B)/venv/bin/clang-format -i
 	$(Q)$(B)/venv/bin/ruff format -q .
 deps:
-	$(Q)scripts/install-deps.sh $(filter check check-ecosystem demo bench fuzz,$(MAKECMDGOALS))
+	$(Q)scripts/install-deps.sh $(filter check check-ecosystem demo bench fuzz,$(patsubst world%,check-ecosystem,$(MAKECMDGOALS)))
 
 VENV = $(Q)$(PYTHON) -m venv $(@D) && $(@D)/bin/pip -qq --disable-pip-version-check install -r $< && touch $@
 $(B)/venv/ready: tests/requirements.txt | $(DEPS)
@@ -204,4 +211,4 @@ help: ## this list
 -include $(wildcard $(B)/*/*.d $(B)/*/*/*.d $(B)/fuzz/*/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all check check-c check-ecosystem fuzz bench demo engine storeabi format deps install uninstall clean help
+.PHONY: all check check-c check-ecosystem fuzz bench demo engine world world-check storeabi format deps install uninstall clean help

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs what make has built in $B, and counts. Usage: tests/run.sh c|all|ecosystem
 #   c  the C programs        all  those and everything else of `make check`
-#   ecosystem  the comparison with torch and SAELens, and the demo's page in a browser
+#   ecosystem  the comparison with torch and SAELens, the demo's page in a browser, every figure of the world
 # An item is a command; what it says goes to $B/log/NAME, and is shown when it fails. Closes with "N passed, N failed".
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -95,6 +95,7 @@ everything() {
     done
     item python env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider bindings/python/tests
     item engine env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/engine
+    item world env B="$B" LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider tests/world
     item demo env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/demo
     if [ -z "${SAE_TEST_DATA:-}" ]; then echo 'skip: SAEs trained on real activations (make check SAE_TEST_DATA=DIR)'; fi
     echo 'skip: the comparison with torch and SAELens and the page in a browser, which need large packages (make check-ecosystem)'
@@ -107,6 +108,7 @@ ecosystem() {
     fi
     item ecosystem env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python:tests/ecosystem B="$B" SAE="$B/sae" ENGINE="$B/engine" \
         "$B/venv-ecosystem/bin/python" -m pytest -q -p no:cacheprovider tests/ecosystem
+    item world-check env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$B/venv-ecosystem/bin/python" examples/world/check_world.py
 }
 
 case ${1:-} in

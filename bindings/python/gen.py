@@ -48,6 +48,12 @@ from typing import Any
 '''
 
 
+def _natural(name: str) -> tuple[str, int]:
+    """c_uint8 before c_uint32, as isort has it."""
+    digits = re.search(r"\d+", name)
+    return re.sub(r"\d+", "", name), int(digits[0]) if digits else 0
+
+
 class Unreadable(Exception):
     """A declaration outside the grammar."""
 
@@ -184,7 +190,7 @@ class Generator:
         body = "\n\n\n".join(self.types)
         body += "\n\n\n# name: (result, arguments...)\nFUNCTIONS: dict[str, tuple[Any, ...]] = {\n"
         body += "\n".join(self.functions) + "\n}\n"
-        used = sorted({"CFUNCTYPE", "POINTER", "Structure"} | set(re.findall(r"\bc_\w+", body)))
+        used = sorted({"CFUNCTYPE", "POINTER", "Structure"} | set(re.findall(r"\bc_\w+", body)), key=_natural)
         imports = "\n".join(f"    {name}," for name in used if re.search(rf"\b{name}\b", body))
         return HEAD.format(imports=imports) + "\n" + "\n".join(self.constants) + "\n\n\n" + body
 

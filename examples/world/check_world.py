@@ -31,7 +31,7 @@ def main() -> int:
             print(f"{line.what:86} {line.shown(found):>8}  {line.bar:14} {verdict}")
     if a.json:
         json.dump(found, sys.stdout, ensure_ascii=False)
-    print(f"{len(card.LINES) - wrong} figures hold, {wrong} do not", file=sys.stderr)
+    print(f"{len(card.LINES) - wrong} passed, {wrong} failed", file=sys.stderr if a.json else sys.stdout)
     return 1 if wrong else 0
 
 

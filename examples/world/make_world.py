@@ -25,7 +25,8 @@ import numpy as np
 import sae
 import torch
 from grammar import World
-from tokens import label
+from tokenizer import Tokenizer
+from tokens import Tokens, label
 
 MODEL_NAME = "libsae-world"
 
@@ -48,23 +49,32 @@ class Recipe:
 
     def set(self, assignment: str) -> None:
         """`part.name=value`"""
-        where, value = assignment.split("=", 1)
-        part, name = where.split(".", 1)
-        target = getattr(self, part)
-        kind = {f.name: type(getattr(target, f.name)) for f in fields(target)}[name]
-        setattr(target, name, kind(value))
+        where, _, value = assignment.partition("=")
+        part, _, name = where.partition(".")
+        target = getattr(self, part, None)
+        if part not in {f.name for f in fields(self)} or name not in {f.name for f in fields(target)}:
+            raise SystemExit(f"make_world: {part} has no '{name}'; parts are {', '.join(f.name for f in fields(self))}")
+        try:
+            setattr(target, name, type(getattr(target, name))(value))
+        except ValueError:
+            raise SystemExit(f"make_world: {where} wants a number, not '{value}'") from None
+
+
+def prepare(c: Corpus) -> tuple[World, Tokenizer, list[Tokens]]:
+    """The grammar, the tokenizer of its training documents, and these as tokens."""
+    world = World()
+    documents = world.training(c.seed, c.documents, c.multilingual)
+    tok = bpe.train(bpe.count_words((d.text(marks=True) for d in documents), world), c.n_vocab)
+    return world, tok, [label(d, tok) for d in documents]
 
 
 def grow(recipe: Recipe, out: Path) -> None:
     """Each stage is left out when its result is there."""
     out.mkdir(parents=True, exist_ok=True)
-    world = World()
     c = recipe.corpus
-    documents = world.training(c.seed, c.documents, c.multilingual)
-    tok = bpe.train(bpe.count_words((d.text(marks=True) for d in documents), world), c.n_vocab)
+    world, tok, tokens = prepare(c)
     tok.save(out / "tokenizer.bin")
-    tokens = [label(d, tok) for d in documents]
-    say(f"corpus: {len(documents)} documents, {sum(len(t.ids) for t in tokens)} tokens, vocabulary {len(tok)}")
+    say(f"corpus: {len(tokens)} documents, {sum(len(t.ids) for t in tokens)} tokens, vocabulary {len(tok)}")
     if not (out / "world.bin").exists():
         model = lm.train(tokens, len(tok), len(world.concepts), recipe.shape, recipe.lm)
         lm.save(model, out / "world.bin")

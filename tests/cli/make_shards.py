@@ -1,4 +1,5 @@
-"""Activation shards for the test of `sae catalog build`: rows of an SAE's own fixture, scaled so that some are equal, with random tokens and documents.
+"""Activation shards for the test of `sae catalog build`: rows of an SAE's own fixture, scaled so that some are equal, with random
+tokens and documents.
 
 Usage: make_shards.py FOLDER SAE unembed|none N. Beside FOLDER, FOLDER.x.npy and FOLDER.places.npy hold the rows of all shards.
 """

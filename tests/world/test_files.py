@@ -88,7 +88,16 @@ def test_engine_and_numpy_agree(files: Path, model: Llama, tok: Tokenizer, tmp_p
 def test_a_clamp_brings_the_concept_into_the_engines_text(files: Path) -> None:
     truth = json.loads((files / "truth.json").read_text(encoding="utf-8"))
     bridge = truth["concepts"][0]
-    where = ["--model", files / "world.bin", "--tokenizer", files / "tokenizer.bin", "--prompt", "Nobody moves. Time passes slowly.", "-n", 40]
+    where = [
+        "--model",
+        files / "world.bin",
+        "--tokenizer",
+        files / "tokenizer.bin",
+        "--prompt",
+        "Nobody moves. Time passes slowly.",
+        "-n",
+        40,
+    ]
     clamp = ["--sae", files / "sae", "--force", "--set", f"{bridge['feature']}={bridge['max_activation']}"]
     noun = re.compile("|".join(n.removeprefix("the ") for n in bridge["nouns"]["en"]))
     assert not noun.search(engine("run", *where)["sequences"][0]["text"])

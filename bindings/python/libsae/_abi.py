@@ -13,8 +13,8 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
-    c_uint32,
     c_uint8,
+    c_uint32,
     c_void_p,
 )
 from typing import Any
