@@ -50,7 +50,7 @@ def sentences(docs: list[Document]) -> list[Sentence]:
 
 
 def test_held_out_phrases_are_in_no_training_document(world: World) -> None:
-    trained = sentences(world.training(1, 3000))
+    trained = sentences(world.training(1, 1000))
     assert not any(s.held_out for s in trained)
     said = {world.core(s.plain, s.lang) for s in trained}
     new = {world.core(s.plain, s.lang) for s in sentences(world.evaluation(5, 300)) if s.held_out}
@@ -75,14 +75,15 @@ def test_the_judge_knows_every_sentence_and_no_other(world: World) -> None:
                 assert judge.is_grammatical(part, s.lang), part
             if s.kind in ("own", "family"):
                 assert judge.is_about(s.plain, s.lang, topic), s.plain
-                assert not judge.is_about(s.plain, s.lang, (topic + 7) % 50) or not s.nouns, s.plain
+                sibling = topic - topic % 5 + (topic + 1) % 5
+                assert not judge.is_about(s.plain, s.lang, sibling), s.plain
     assert not judge.is_grammatical("The bridge bridge joins the banks.", "en")
     assert not judge.is_grammatical("The bridge joins the two banks.", "es")
 
 
 def test_korean_particles_follow_the_last_sound(world: World) -> None:
     wrong = re.compile(r"(?:대교)(?:을|이|은|과|으로)\b|(?:소나기)(?:을|은|과|으로)\b")
-    text = " ".join(s.plain for s in sentences(world.evaluation(7, 900)) if s.lang == "ko")
+    text = " ".join(s.plain for s in sentences(world.evaluation(7, 450)) if s.lang == "ko")
     assert "대교" in text
     assert not wrong.search(text)
 
