@@ -94,14 +94,14 @@ def test_catalog_and_cost(data: Json) -> None:
 
 
 def test_same_texts_each_time_and_lines_for_people(data: Json, tmp_path: Path) -> None:
-    done = demo("-o", str(tmp_path / "page.html"))
+    done = demo("-o", str(tmp_path / "new" / "page.html"))
     assert done.returncode == 0 and not done.stderr
     steering, first = data["steering"], data["concepts"][0]
     at = next(a for a in steering["concepts"][0]["at"] if a["dose"] == 1)
     for k in LANGS:
         assert steering["off"][k] in done.stdout and at["texts"][k] in done.stdout
     assert f"Feature {first['feature']}, {first['name']}" in done.stdout
-    assert "\033" not in done.stdout and str(tmp_path / "page.html") in done.stdout
+    assert "\033" not in done.stdout and str(tmp_path / "new" / "page.html") in done.stdout
 
 
 @pytest.mark.parametrize(
