@@ -20,12 +20,18 @@ HERE = Path(__file__).resolve().parent
 SLOT = "/*DATA*/"
 
 
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DemoError(f"{path} cannot be made ({e.strerror})") from e
+
+
 def write_page(path: Path, data: dict[str, object]) -> None:
     """The template with the data in its place. `<` is escaped, so that no text of the data ends the block."""
     template = (HERE / "page.html").read_text(encoding="utf-8")
     block = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(template.replace(SLOT, block), encoding="utf-8")
     except OSError as e:
         raise DemoError(f"{path} cannot be written ({e.strerror})") from e
@@ -46,6 +52,7 @@ def main() -> int:
     page = args.output or args.build / "demo.html"
     began = time.monotonic()
     try:
+        make_folder(page.parent)
         data = collect(Tools(args.build, args.world), read_json(HERE / "texts.json"))
         write_page(page, data)
     except DemoError as e:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import re
 import shutil
@@ -18,6 +20,11 @@ BUILD = ROOT / os.environ.get("B", "build")
 WORLD = ROOT / os.environ.get("WORLD", "examples/world/files")
 LANGS = ["en", "ko", "es"]
 pytestmark = pytest.mark.skipif(not WORLD.exists(), reason=f"{WORLD} is not there")
+sys.path.insert(0, str(ROOT / "examples" / "demo"))
+from collect import Nouns, sentences, split_article  # noqa: E402
+from demo import write_page  # noqa: E402
+from terminal import Terminal  # noqa: E402
+from tools import MAX_PROMPTS, Tools  # noqa: E402
 
 Json = dict[str, Any]
 
@@ -87,14 +94,14 @@ def test_catalog_and_cost(data: Json) -> None:
 
 
 def test_same_texts_each_time_and_lines_for_people(data: Json, tmp_path: Path) -> None:
-    done = demo("-o", str(tmp_path / "page.html"))
+    done = demo("-o", str(tmp_path / "new" / "page.html"))
     assert done.returncode == 0 and not done.stderr
     steering, first = data["steering"], data["concepts"][0]
     at = next(a for a in steering["concepts"][0]["at"] if a["dose"] == 1)
     for k in LANGS:
         assert steering["off"][k] in done.stdout and at["texts"][k] in done.stdout
     assert f"Feature {first['feature']}, {first['name']}" in done.stdout
-    assert "\033" not in done.stdout and str(tmp_path / "page.html") in done.stdout
+    assert "\033" not in done.stdout and str(tmp_path / "new" / "page.html") in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,7 @@ def test_same_texts_each_time_and_lines_for_people(data: Json, tmp_path: Path) -
         (["--help"], 0, ""),
         (["--wrong"], 2, "--wrong"),
         (["--world", "/nonexistent"], 1, "/nonexistent"),
-        (["--build", "/nonexistent"], 1, "make demo"),
+        (["--build", "/nonexistent", "-o", os.devnull], 1, "make demo"),
         (["-o", "/proc/none/demo.html"], 1, "/proc/none"),
     ],
 )
@@ -129,3 +136,54 @@ def test_world_without_a_concept_is_named(tmp_path: Path) -> None:
     (tmp_path / "world" / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     done = demo("--world", str(tmp_path / "world"), "-o", str(tmp_path / "page.html"))
     assert done.returncode == 1 and "no concept rain" in done.stderr
+
+
+def test_colour_on_a_terminal_alone(data: Json) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    Terminal(screen).show(data)
+    assert "\033[1m" in screen.getvalue() and "\033[30;43m" in screen.getvalue()
+
+
+def test_no_text_of_the_data_ends_its_block(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", {"text": "</script><!--"})
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("</script>") == 2 and "<!--" not in page
+
+
+class FewTokens(Tools):
+    """Answers for letters as tokens, each as probable as any other of four; notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: tuple[str, ...] = ()
+
+    def engine(self, command: str, *_: str, prompts: tuple[str, ...] = (), **__: bool) -> Any:
+        return {"tokens": [[ord(c) for c in p.replace(" ", "")] for p in prompts]}
+
+    def logprobs(self, *_: str, prompts: tuple[str, ...]) -> list[Any]:
+        self.asked = prompts
+        return [{"logprobs": [None] + [math.log(0.25)] * (len(p.replace(" ", "")) - 1)} for p in prompts]
+
+
+def test_probability_of_nouns() -> None:
+    """Within an article the nouns add up, one that goes on from another is not counted twice, and articles are averaged."""
+    texts = {"languages": {k: {"neutral": "N.", "articles": a} for k, a in (("en", ["the"]), ("ko", []), ("es", ["el", "la"]))}}
+    tools = FewTokens()
+    nouns = Nouns(tools, texts, {"nouns": {"en": ["the a", "the b"], "ko": ["a", "ab", "c"], "es": ["el a", "la bc"]}})
+    p = nouns.probability(())
+    assert tools.asked == ("N. The a", "N. The b", "N. a", "N. c", "N. El a", "N. La bc")
+    assert p == {"en": 0.5, "ko": 0.5, "es": float(f"{(0.25 + 0.25**2) / 2:.3g}")}
+
+
+def test_small_parts() -> None:
+    assert split_article("the password", ["the"]) == ("the", "password")
+    assert split_article("무한 루프", []) == ("", "무한 루프")
+    assert sentences(" One. Two. Thr") == "One. Two." and sentences(" Thr") == "Thr …"
+
+
+def test_any_number_of_prompts() -> None:
+    said = Tools(BUILD, WORLD).logprobs(prompts=tuple("a" * (1 + i % 3) for i in range(MAX_PROMPTS + 1)))
+    assert len(said) == MAX_PROMPTS + 1 and said[0] == said[3] == said[-2] and said[-1] == said[1]
