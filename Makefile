@@ -30,7 +30,8 @@ LINK        = $(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS)
 # SQLITE=0: without catalogs of features, and then with libc alone.
 SQLITE      ?= 1
 ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
-PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) -lm -lpthread
+CORE_LIBS    = -lm -lpthread
+PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(CORE_LIBS)
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
@@ -126,7 +127,7 @@ $(B)/tests/%.o: tests/%.c | $(DEPS)
 	$(Q)$(COMPILE) $(EXTRA) -c -o $@ $<
 $(CORE_TESTS): %: %.o $(CORE_OBJ)
 	$(call say,LINK)
-	$(Q)$(LINK) -o $@ $^ $(PRIVATE_LIBS)
+	$(Q)$(LINK) -o $@ $^ $(CORE_LIBS)
 $(UNIT_TESTS): %: %.o $(SUPPORT) $(B)/libsae.a
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(call pkg,--libs,check jansson) $(PRIVATE_LIBS)
@@ -139,7 +140,7 @@ $(REPLAYS): %: %.o $(B)/tests/fuzz/fuzz.o $(B)/tests/fuzz/replay.o $(B)/libsae.a
 $(CROSS_TESTS): $(B)/aarch64/%: tests/%.c $(CORE_SRC) $(wildcard include/*.h include/*/*.h lib/*/*.h) | $(DEPS)
 	@mkdir -p $(@D)
 	$(call say,CROSS)
-	$(Q)$(CROSS_CC) -O2 -static $(SAE_CFLAGS) -Ilib -Itests -o $@ $< $(CORE_SRC) $(PRIVATE_LIBS)
+	$(Q)$(CROSS_CC) -O2 -static $(SAE_CFLAGS) -Ilib -Itests -o $@ $< $(CORE_SRC) $(CORE_LIBS)
 
 # ---- fuzzing: libFuzzer with address and undefined, objects of its own (clang takes minutes for the kernels with undefined) ----
 FUZZ_SAN = address$(if $(findstring /kernels_,$@),,$(comma)undefined)
