@@ -168,7 +168,7 @@ demo: all $(B)/engine ## install what is missing, build, and show the main job; 
 	$(Q)$(PYTHON) examples/demo/demo.py --build $(B) --world $(WORLD)
 # With this libsae, not an installed one.
 HERE = LIBSAE_LIBRARY=$(abspath $(B))/libsae.so PYTHONPATH=bindings/python
-world: all $(B)/engine $(B)/venv-ecosystem/ready ## grow the demo's world anew into $(B)/world (torch and SAELens; 15 minutes)
+world: all $(B)/engine $(B)/venv-ecosystem/ready ## grow the demo's world anew into $(B)/world (torch and SAELens; 13 minutes)
 	$(Q)rm -rf $(B)/world
 	$(Q)$(HERE) $(B)/venv-ecosystem/bin/python examples/world/make_world.py $(B)/world --tools $(B)
 world-check: all $(B)/venv/ready ## measure every figure of the world's card from its files (a few minutes)

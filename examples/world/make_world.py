@@ -2,8 +2,8 @@
 
 `python make_world.py DIR` writes them there; `--card README.md` puts the figures into the model card.
 
-Every setting has the value the committed files were made with; `--set lm.lr=0.003` tries another. The seeds are fixed, so the same
-versions of torch and SAELens on the same kind of processor give the same files.
+Every setting has the value the committed files were made with; `--set lm.lr=0.003` tries another. The seeds are fixed; the corpus
+and the tokenizer are the same everywhere, the weights only where torch's products are the same to the last bit.
 """
 
 from __future__ import annotations
