@@ -3,17 +3,16 @@
  *
  * Two backends. What each promises:
  *
- *   SAE_GEMM_NATIVE  The numbers of sae.h: y[r][j] is one chain of fused multiply-adds over n_in in index order, then + bias[j]. A row has
- *   the same
- *                    bits in every batch, on any number of threads and on every instruction set. Running allocates nothing, takes no
- *                    lock and makes no system call.
- *   SAE_GEMM_BLIS    The BLIS library (github.com/flame/blis), where this build has it. On one machine a row has the same bits in every
- *   batch and on
- *                    any number of threads; another processor or another BLIS gives others. It breaks rules that sae.h states for
- *                    everything else: it takes memory from malloc, not from the env, in sae_gemm_pack and whenever more threads than before
- *                    are inside it; it takes a lock around its buffers; it keeps them, and what it knows of the processor, in globals until
- *                    the process ends; it reads the environment (BLIS_*) when it is first used; and it aborts when malloc gives nothing. It
- *                    is used where a caller names it or lets SAE_GEMM_AUTO choose, and never for codes. */
+ * SAE_GEMM_NATIVE: the numbers of sae.h. y[r][j] is one chain of fused multiply-adds over n_in in index order, then + bias[j]. A row has the
+ * same bits in every batch, on any number of threads and on every instruction set. Running allocates nothing, takes no lock and makes no
+ * system call.
+ *
+ * SAE_GEMM_BLIS: the BLIS library (github.com/flame/blis), where this build has it. On one machine a row has the same bits in every batch and
+ * on any number of threads; another processor or another BLIS gives others. It breaks rules that sae.h states for everything else: it takes
+ * memory from malloc, not from the env, in sae_gemm_pack and whenever more threads than before are inside it; it takes a lock around its
+ * buffers; it keeps them, and what it knows of the processor, in globals until the process ends; it reads the environment (BLIS_*) when it
+ * is first used; and it aborts when malloc gives nothing. It is used where a caller names it or lets SAE_GEMM_AUTO choose, and never for
+ * codes. */
 #ifndef SAE_GEMM_H
 #define SAE_GEMM_H
 
