@@ -13,8 +13,6 @@ import libsae
 import numpy as np
 from figures import Study
 from grammar import LANGS
-from measure import SELECT_SEED, Array, Sample
-from tokens import Tokens, label
 
 Table = dict[str, Any]
 _ALMOST_ALL = 0.8  # of a feature's activation: what a label may claim
@@ -42,7 +40,7 @@ def truth_table(st: Study, recognition: Table) -> Table:
 
 def labels(st: Study) -> dict[int, str]:
     """A label for every feature that is active: its concept, or what the tokens it is active on have in common."""
-    out = {f: name for f in range(st.s.d_sae) if (name := _common(st.select, _token_ids(st), f, st))}
+    out = {f: name for f in range(st.s.d_sae) if (name := _common(st, f))}
     for c, concept in reversed(list(enumerate(st.world.concepts))):
         words = " · ".join(", ".join(concept.nouns(lang)) for lang in LANGS)
         for f in st.sets[c]:
@@ -53,18 +51,14 @@ def labels(st: Study) -> dict[int, str]:
     return out
 
 
-def _token_ids(st: Study) -> Array:
-    docs = [label(d, st.s.tok) for d in st.world.evaluation(SELECT_SEED, st.n_select)]
-    return np.concatenate([d.ids[1:] for d in docs])
-
-
-def _common(s: Sample, ids: Array, feature: int, st: Study) -> str:
+def _common(st: Study, feature: int) -> str:
     """What the grammar says of the tokens that a feature is active on, most telling first."""
+    s = st.select
     a = s.codes[:, feature]
     total = a.sum()
     if not total:
         return ""
-    by_token = np.bincount(ids, a) / total
+    by_token = np.bincount(s.ids, a) / total
     strongest = [st.s.tok.pieces[i].strip() for i in np.argsort(-by_token)[:3] if by_token[i] > 0.05]
     if by_token.max() > _ALMOST_ALL:
         return f"the token “{strongest[0]}”"
@@ -84,13 +78,13 @@ def _common(s: Sample, ids: Array, feature: int, st: Study) -> str:
     return "; ".join(parts) or "many tokens"
 
 
-def build_catalog(st: Study, tools: Path, folder: Path, test_docs: list[Tokens]) -> None:
+def build_catalog(st: Study, tools: Path, folder: Path) -> None:
     """Exports the test texts' activations with the engine, lets `sae catalog build` read them, and adds the labels."""
     path = folder / "features.catalog"
     path.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as work:
         texts = Path(work) / "texts"
-        texts.write_text("".join(st.s.tok.decode(list(d.ids[1:])).strip() + "\n" for d in test_docs), encoding="utf-8")
+        texts.write_text("".join(st.s.tok.decode(list(d.ids[1:])).strip() + "\n" for d in st.test_tokens), encoding="utf-8")
         model = ["--model", folder / "world.bin", "--tokenizer", folder / "tokenizer.bin", "--model-name", st.s.sae.info["model_name"]]
         hook = st.s.sae.info["hook_name"]
         _run(tools / "engine", "export", *model, "--texts", texts, "--hook", hook, "-o", Path(work) / "shards")
@@ -111,4 +105,4 @@ def write(st: Study, recognition: Table, tools: Path, folder: Path) -> None:
     table = truth_table(st, recognition)
     text = json.dumps(table, ensure_ascii=False, indent=1) + "\n"
     (folder / "truth.json").write_text(text, encoding="utf-8")
-    build_catalog(st, tools, folder, st.test_tokens)
+    build_catalog(st, tools, folder)

@@ -51,10 +51,8 @@ class Study:
     def __init__(self, folder: Path, world: World, select: int = 1500, test: int = 3000) -> None:
         self.world = world
         self.n = len(world.concepts)
-        self.n_select = select
         self.s = Subject(folder)
-        self.test_docs = world.evaluation(TEST_SEED, test)
-        self.test_tokens = [label(d, self.s.tok) for d in self.test_docs]
+        self.test_tokens = [label(d, self.s.tok) for d in world.evaluation(TEST_SEED, test)]
         self.select = Sample.take(self.s, [label(d, self.s.tok) for d in world.evaluation(SELECT_SEED, select)])
         self.test = Sample.take(self.s, self.test_tokens)
         self.features = choose(self.select, self.n)
@@ -173,7 +171,7 @@ def random_features(st: Study) -> list[int]:
 
 def remove(st: Study, per_language: int = 8) -> Figures:
     """Probability of the concept's nouns in texts on it, without and with its features ablated everywhere."""
-    where = topic_contexts(st.test_docs, st.test_tokens, st.n)
+    where = topic_contexts(st.test_tokens, st.n)
     rng = np.random.default_rng(3)
     contexts, words, owner = [], [], []
     for c in range(st.n):

@@ -131,8 +131,9 @@ def save(m: Llama, path: Path) -> None:
 
 def load(path: Path) -> Llama:
     """What `save` wrote."""
-    data = np.frombuffer(path.read_bytes(), "<f4", offset=28)
-    dim, hidden, layers, heads, _, n_vocab, context = struct.unpack("<7i", path.read_bytes()[:28])
+    raw = path.read_bytes()
+    dim, hidden, layers, heads, _, n_vocab, context = struct.unpack_from("<7i", raw)
+    data = np.frombuffer(raw, "<f4", offset=28)
     m = Llama(Shape(dim, hidden, layers, heads, context), n_vocab)
     at = 0
     for t in m.tensors():

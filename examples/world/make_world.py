@@ -87,8 +87,8 @@ def grow(recipe: Recipe, out: Path) -> None:
         sae.train(x, recipe.sae, MODEL_NAME, out / "sae")
 
 
-def describe(tools: Path, out: Path) -> None:
-    """Figures, truth table and catalog of what `grow` made."""
+def describe(tools: Path, out: Path, model_card: Path | None) -> None:
+    """Figures, truth table and catalog of what `grow` made, and the figures in its card."""
     study = figures.Study(out, World())
     found = figures.rounded(figures.measure(study))
     (out / "figures.json").write_text(json.dumps(found, ensure_ascii=False, indent=None) + "\n", encoding="utf-8")
@@ -96,6 +96,8 @@ def describe(tools: Path, out: Path) -> None:
     say("figures, truth table, catalog")
     print(card.table(found))
     print(card.dose_table(found))
+    if model_card:
+        card.write(found, model_card)
 
 
 _BEGAN = time.monotonic()
@@ -118,9 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe.set(assignment)
     torch.set_num_threads(a.threads)
     grow(recipe, a.folder)
-    describe(a.tools, a.folder)
-    if a.card:
-        card.write(json.loads((a.folder / "figures.json").read_text(encoding="utf-8")), a.card)
+    describe(a.tools, a.folder, a.card)
 
 
 if __name__ == "__main__":

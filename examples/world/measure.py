@@ -7,12 +7,12 @@ out from training. Features are chosen on the texts of one seed and measured on 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import libsae
 import numpy as np
-from grammar import LANGS, Document, World
+from grammar import LANGS, World
 from llama import Cache, Llama, log_softmax, pad
 from tokenizer import BOS, Tokenizer
 from tokens import Tokens
@@ -52,6 +52,7 @@ class Sample:
     """The tokens of a set of documents, BOS left out."""
 
     doc: Array
+    ids: Array
     topic: Array
     lang: Array
     filler: Array
@@ -63,13 +64,9 @@ class Sample:
     @classmethod
     def take(cls, s: Subject, docs: list[Tokens]) -> Sample:
         x = s.residuals(docs)
-        columns = {n: np.concatenate([getattr(d, n)[1:] for d in docs]) for n in ("topic", "lang", "filler", "known", "held_out")}
+        columns = {n: np.concatenate([getattr(d, n)[1:] for d in docs]) for n in ("ids", "topic", "lang", "filler", "known", "held_out")}
         doc = np.repeat(np.arange(len(docs)), [len(d.ids) - 1 for d in docs])
         return cls(doc=doc, codes=s.codes(x), x=x, **columns)
-
-    def with_topics(self, order: Array) -> Sample:
-        """The same tokens, the documents' topics permuted."""
-        return Sample(**{**self.__dict__, "topic": order[self.doc]})
 
     def positive(self, concept: int) -> Array:
         """Tokens of sentences about the concept from its first mention on."""
@@ -127,16 +124,11 @@ def random_dictionary(select: Sample, test: Sample, n_concepts: int) -> list[lis
     directions /= np.linalg.norm(directions, axis=0)
     mean = select.x.mean(0)
     rate = (select.codes > 0).mean(0)
-    h = (select.x - mean) @ directions
+    h, h_test = (select.x - mean) @ directions, (test.x - mean) @ directions
     threshold = np.array([np.quantile(h[:, f], 1 - rate[f]) if rate[f] else np.inf for f in range(d_sae)], np.float32)
-
-    def coded(s: Sample) -> Sample:
-        z = (s.x - mean) @ directions
-        return Sample(**{**s.__dict__, "codes": np.where(z > threshold, np.maximum(z, 0), 0)})
-
-    features = choose(coded(select), n_concepts)
-    coded_test = coded(test)
-    return [by_language(coded_test.codes[:, f], test, c) for c, f in enumerate(features)]
+    features = choose(replace(select, codes=np.where(h > threshold, np.maximum(h, 0), 0)), n_concepts)
+    codes = np.where(h_test > threshold, np.maximum(h_test, 0), 0)
+    return [by_language(codes[:, f], test, c) for c, f in enumerate(features)]
 
 
 def permuted_labels(select: Sample, test: Sample, n_concepts: int) -> list[list[float]]:
@@ -148,7 +140,7 @@ def permuted_labels(select: Sample, test: Sample, n_concepts: int) -> list[list[
         topic, lang = s.topic[first], s.lang[first]
         for k in range(len(LANGS)):
             topic[lang == k] = rng.permutation(topic[lang == k])
-        return s.with_topics(topic)
+        return replace(s, topic=topic[s.doc])
 
     a, b = shuffled(select, CONTROL_SEED), shuffled(test, CONTROL_SEED + 1)
     return [by_language(b.codes[:, f], b, c) for c, f in enumerate(choose(a, n_concepts))]
@@ -257,7 +249,7 @@ def neutral_contexts(world: World, tok: Tokenizer, per_language: int, seed: int)
     return out
 
 
-def topic_contexts(docs: list[Document], labels: list[Tokens], n_concepts: int) -> list[list[list[tuple[list[int], int]]]]:
+def topic_contexts(labels: list[Tokens], n_concepts: int) -> list[list[list[tuple[list[int], int]]]]:
     """For each concept and language: evaluation texts on it, cut before a noun that comes after the first mention, in a sentence
     that so far fits the whole family."""
     out: list[list[list[tuple[list[int], int]]]] = [[[] for _ in LANGS] for _ in range(n_concepts)]
