@@ -135,7 +135,7 @@ struct saei_store_block {
     size_t bytes; /* of both */
 };
 
-enum { HEAD = 64 };
+enum { HEAD = 64, MOST = 1 << 14 /* names are compared one by one */ };
 
 void saei_store_free(saei_store *store, const saei_host *host)
 {
@@ -177,6 +177,8 @@ static sae_status twice(const char *what, const char *name, sae_error *err)
 sae_status saei_store_add(saei_store *store, const saei_host *host, const saei_array *array, const char *what, sae_error *err)
 {
     void *arrays = store->arrays;
+    if (store->n_arrays == MOST)
+        return saei_fail(err, SAE_E_FORMAT, "%s holds more than %d tensors: no SAE does", what, MOST);
     if (saei_store_find(store, array->name))
         return twice(what, array->name, err);
     if (!grow(&arrays, &store->room_arrays, store->n_arrays, sizeof *store->arrays, host))
@@ -189,6 +191,8 @@ sae_status saei_store_add(saei_store *store, const saei_host *host, const saei_a
 sae_status saei_store_add_value(saei_store *store, const saei_host *host, const saei_value *value, const char *what, sae_error *err)
 {
     void *values = store->values;
+    if (store->n_values == MOST)
+        return saei_fail(err, SAE_E_FORMAT, "%s holds more than %d values: no SAE does", what, MOST);
     if (saei_store_value(store, value->name))
         return twice(what, value->name, err);
     if (!grow(&values, &store->room_values, store->n_values, sizeof *store->values, host))
