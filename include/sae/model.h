@@ -22,7 +22,12 @@ enum {
     SAE_STANDARD = 1, /* relu(h) */
     SAE_JUMPRELU = 2, /* relu(h) where h > threshold (arXiv 2407.14435) */
     SAE_TOPK = 3,     /* the k largest h, then relu (arXiv 2406.04093); ties go to the lower index */
-    SAE_GATED = 4     /* relu(exp(r_mag) * u + b_mag) where u + b_gate > 0, u = xc W_enc (arXiv 2404.16014) */
+    SAE_GATED = 4,    /* relu(exp(r_mag) * u + b_mag) where u + b_gate > 0, u = xc W_enc (arXiv 2404.16014) */
+    SAE_ABSTOPK = 5,  /* the k largest |h|, with their sign (sae-lens 6.54, saes/abs_topk_sae.py) */
+    SAE_GROUPMAX = 6, /* the features in k groups of neighbours, the largest h of each, then relu (sparsify 1.3) */
+    SAE_MATCHING_PURSUIT =
+        7,           /* r = xc; i = argmax relu(r . W_dec row), f_i += v, r -= v W_dec row; again (sae-lens 6.54, same file name) */
+    SAE_TEMPORAL = 8 /* attention over the rows before predicts a part, top-k or relu codes the rest (arXiv 2511.01836) */
 };
 
 /* What is done to a row before, and undone after (sae-lens 6.54, saes/sae.py). d = d_in, all per row. */
@@ -32,7 +37,8 @@ enum {
     SAE_NORM_NONE = 0,
     SAE_NORM_SCALE = 1,    /* x * norm_scaling_factor ("expected_average_only_in") */
     SAE_NORM_CONSTANT = 2, /* x * sqrt(d) / ||x|| ("constant_norm_rescale"); a zero row has no finite pre-activation */
-    SAE_NORM_LAYER = 3     /* (x - mean) / (std + 1e-5), std unbiased ("layer_norm") */
+    SAE_NORM_LAYER = 3,    /* (x - mean) / (std + 1e-5), std unbiased ("layer_norm") */
+    SAE_NORM_AFFINE = 4    /* (x - shift) * scale by element, undone by a scale and shift of its own (crosscoder_learning) */
 };
 
 /* The file says otherwise, or does not say: overrides for sae_model_open. Zero = what the file says. The same names are the
@@ -48,6 +54,7 @@ typedef struct sae_open_options {
     float norm_scaling_factor;         /* factor for "expected_average_only_in", which cfg.json does not carry */
     int32_t copy;                      /* SAE_YES: read the file into memory instead of mapping it */
     int32_t check;                     /* SAE_YES: run sae_model_check before returning; SAE_NO: skip the checks of files <= 64 MiB */
+    const char *layer;                 /* which SAE of a folder that holds several: "12", or the name of its file or folder */
 } sae_open_options;
 
 /* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
@@ -118,7 +125,8 @@ enum {
     SAE_TEXT_MODEL_NAME = 4,     /* of the language model, "" if absent, as the next */
     SAE_TEXT_HOOK_NAME = 5,      /* hook point: "blocks.12.hook_resid_post" */
     SAE_TEXT_PATH = 6,           /* the file that holds the weights, "" for memory */
-    SAE_TEXT_CONFIG = 7          /* cfg.json as it is stored, "" if there is none */
+    SAE_TEXT_CONFIG = 7,         /* the configuration as it is stored, "" if there is none */
+    SAE_TEXT_HOOK_NAME_OUT = 8   /* hook point that is decoded to, "" where it is the same */
 };
 
 /* A text of the model; "" for an unknown `what`. Valid as long as the model. */

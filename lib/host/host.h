@@ -33,6 +33,25 @@ void saei_dealloc(const saei_host *host, void *p, size_t bytes);
 char *saei_strdup(const saei_host *host, const char *s);
 void saei_strfree(const saei_host *host, char *s);
 
+/* Memory that is given back all at once. Zero is an empty arena. */
+typedef struct saei_arena_block saei_arena_block;
+
+typedef struct saei_arena {
+    saei_arena_block *blocks;
+    size_t bytes; /* asked for in all */
+} saei_arena;
+
+/* 64-byte aligned; NULL without memory. */
+void *saei_arena_alloc(saei_arena *arena, const saei_host *host, size_t bytes);
+
+/* A copy of text[0 .. n), NUL-terminated; NULL without memory. */
+char *saei_arena_text(saei_arena *arena, const saei_host *host, const char *text, size_t n);
+
+/* Where `n` items may be followed by one more: `items` itself while n < *room, else a larger copy. NULL without memory. */
+void *saei_arena_grow(saei_arena *arena, const saei_host *host, const void *items, uint32_t *room, uint32_t n, size_t each);
+
+void saei_arena_free(saei_arena *arena, const saei_host *host);
+
 /* task(job, i, worker) for i < n by the host's runner, or in order on this thread. SAE_E_HOST when the runner failed. */
 sae_status saei_run(const saei_host *host, void *job, sae_task task, uint32_t n);
 

@@ -118,16 +118,17 @@ enum { FEW = 32 };
 
 static sae_status gather(float *dst, const sae_model *model, int32_t tensor, const int32_t *features, int64_t n, sae_error *err)
 {
-    const saei_tensor *t = tensor == SAE_W_ENC ? &model->parts.w_enc : &model->parts.w_dec;
+    const saei_tensor *t = tensor == SAE_W_ENC ? &model->parts.enc[0].w : &model->parts.dec[0].w;
+    const saei_file *file = t->file < 0 ? NULL : &model->parts.files[t->file];
     const saei_matrix m = by_feature(model, tensor);
-    const bool from_file = model->parts.file.mapped && m.data == t->m.data;
+    const bool from_file = file && file->mapped && m.data == t->m.data;
     if (from_file && m.by_cols)
-        return (n <= FEW ? read_elements : read_columns)(dst, &model->parts.file, t, features, n, err);
+        return (n <= FEW ? read_elements : read_columns)(dst, file, t, features, n, err);
     for (int64_t i = 0; i < n; i++) {
         float *row = dst + i * m.d;
         sae_status status = SAE_OK;
         if (from_file)
-            status = read_row(row, &model->parts.file, t, features[i], err);
+            status = read_row(row, file, t, features[i], err);
         else
             saei_matrix_row(row, &m, features[i]);
         if (status)

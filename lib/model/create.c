@@ -58,31 +58,36 @@ static sae_status check_weights(const sae_weights *w, sae_error *err)
     return status ? status : check_arrays(w, err);
 }
 
-static sae_status take_matrix(sae_model *model, int which, saei_matrix *m, const void *data, bool borrow, sae_error *err)
+/* The matrix, copied unless it is borrowed. */
+static sae_status take_matrix(sae_model *model, saei_tensor *out, saei_matrix m, const char *name, bool borrow, sae_error *err)
 {
-    const size_t bytes = (size_t)m->n * (size_t)m->d * sae_dtype_bytes(m->dtype);
-    m->data = data;
-    if (borrow)
-        return SAE_OK;
-    void *copy = saei_alloc(&model->env->host, bytes);
-    if (!copy)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes): SAE_BORROW needs none", which ? "w_dec" : "w_enc",
-                         bytes);
-    memcpy(copy, data, bytes);
-    model->copies[which] = copy;
-    model->copies_bytes[which] = bytes;
-    m->data = copy;
+    const size_t bytes = (size_t)m.n * (size_t)m.d * sae_dtype_bytes(m.dtype);
+    if (!borrow) {
+        void *copy = saei_arena_alloc(&model->parts.memory, &model->env->host, bytes);
+        if (!copy)
+            return saei_fail(err, SAE_E_NOMEM, "no memory for a copy of %s (%zu bytes): SAE_BORROW needs none", name, bytes);
+        memcpy(copy, m.data, bytes);
+        m.data = copy;
+    }
+    *out = (saei_tensor){m, name, -1, 0};
     return SAE_OK;
 }
 
-/* The release of a memory model: its vectors. */
-static void close_memory(sae_model *model)
+static sae_status take_matrices(sae_model *model, const sae_weights *w, sae_error *err)
 {
     saei_parts *p = &model->parts;
-    float *const per_feature[] = {p->b_enc, p->threshold, p->b_gate, p->b_mag, p->r_mag};
-    for (size_t i = 0; i < sizeof per_feature / sizeof *per_feature; i++)
-        saei_dealloc(&model->env->host, per_feature[i], (size_t)p->d_sae * sizeof(float));
-    saei_dealloc(&model->env->host, p->b_dec, (size_t)p->d_out * sizeof(float));
+    const saei_host *host = &model->env->host;
+    const bool borrow = w->flags & SAE_BORROW;
+    saei_block enc = {0};
+    saei_segment dec = {.n = p->d_sae, .row_step = 1};
+    const saei_matrix w_enc = {w->w_enc, w->dtype, !(w->flags & SAE_W_ENC_BY_ROWS), p->d_sae, p->d_in};
+    const saei_matrix w_dec = {w->w_dec, w->dtype, w->flags & SAE_W_DEC_BY_COLS, p->d_sae, p->d_out};
+    sae_status status = take_matrix(model, &enc.w, w_enc, "w_enc", borrow, err);
+    if (!status)
+        status = take_matrix(model, &dec.w, w_dec, "w_dec", borrow, err);
+    if (!status && (!saei_parts_add_block(p, host, &enc) || !saei_parts_add_segment(p, host, &dec)))
+        status = saei_fail(err, SAE_E_NOMEM, "no memory for the lists of matrices");
+    return status;
 }
 
 typedef struct vector {
@@ -104,7 +109,7 @@ static sae_status take_vectors(sae_model *model, const sae_weights *w, sae_error
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (!all[i].from)
             continue;
-        *all[i].to = saei_alloc(&model->env->host, (size_t)all[i].n * sizeof(float));
+        *all[i].to = saei_arena_alloc(&p->memory, &model->env->host, (size_t)all[i].n * sizeof(float));
         if (!*all[i].to)
             return saei_fail(err, SAE_E_NOMEM, "no memory for a vector of %d floats", (int)all[i].n);
         memcpy(*all[i].to, all[i].from, (size_t)all[i].n * sizeof(float));
@@ -124,12 +129,9 @@ static sae_status fill(sae_model *model, const sae_weights *w, sae_error *err)
     p->k = w->k;
     p->apply_b_dec = w->flags & SAE_APPLY_B_DEC;
     p->rescale_by_decoder_norm = w->flags & SAE_RESCALE_BY_DECODER_NORM;
-    p->w_enc.m = (saei_matrix){NULL, w->dtype, !(w->flags & SAE_W_ENC_BY_ROWS), p->d_sae, p->d_in};
-    p->w_dec.m = (saei_matrix){NULL, w->dtype, w->flags & SAE_W_DEC_BY_COLS, p->d_sae, p->d_out};
-    const bool borrow = w->flags & SAE_BORROW;
-    sae_status status = take_matrix(model, 0, &p->w_enc.m, w->w_enc, borrow, err);
-    if (!status)
-        status = take_matrix(model, 1, &p->w_dec.m, w->w_dec, borrow, err);
+    p->n_in = p->n_out = 1;
+    p->norm_out_factor = 1.0f / p->norm_scaling_factor;
+    sae_status status = take_matrices(model, w, err);
     if (!status)
         status = take_vectors(model, w, err);
     return status ? status : saei_model_finish(model, err);
@@ -149,7 +151,6 @@ sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *we
     sae_model *model;
     if ((status = saei_model_new(&model, env, err)))
         return status;
-    model->close = close_memory;
     const saei_fpmode mode = saei_fp_enter();
     status = fill(model, &w, err);
     saei_fp_leave(mode);

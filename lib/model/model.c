@@ -3,17 +3,28 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const arch_names[] = {"unknown", "standard", "jumprelu", "topk", "gated"};
-static const char *const norm_names[] = {"none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"};
+static const char *const arch_names[] = {"unknown", "standard", "jumprelu",         "topk",    "gated",
+                                         "abstopk", "groupmax", "matching_pursuit", "temporal"};
+static const char *const norm_names[] = {"none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "affine"};
 
 const char *sae_arch_name(sae_arch arch)
 {
-    return arch >= SAE_STANDARD && arch <= SAE_GATED ? arch_names[arch] : "unknown";
+    return arch >= SAE_STANDARD && arch <= SAE_TEMPORAL ? arch_names[arch] : "unknown";
 }
 
 const char *sae_norm_name(sae_norm norm)
 {
-    return norm >= SAE_NORM_NONE && norm <= SAE_NORM_LAYER ? norm_names[norm] : "unknown";
+    return norm >= SAE_NORM_NONE && norm <= SAE_NORM_AFFINE ? norm_names[norm] : "unknown";
+}
+
+const saei_matrix *saei_model_enc(const sae_model *model)
+{
+    return &model->parts.enc[0].w.m;
+}
+
+const saei_matrix *saei_model_dec(const sae_model *model)
+{
+    return &model->parts.dec[0].w.m;
 }
 
 void saei_model_take(sae_model *model)
@@ -32,7 +43,6 @@ sae_status saei_model_new(sae_model **out, sae_env *env, sae_error *err)
     }
     saei_ref_init(&model->ref);
     model->env = env;
-    model->parts.file.fd = -1;
     saei_env_take(env);
     *out = model;
     return SAE_OK;
@@ -56,13 +66,12 @@ void sae_model_free(sae_model *model)
     sae_env *env = model->env;
     const saei_host *host = &env->host;
     saei_dealloc(host, atomic_load(&model->panels), panels_bytes(model));
-    saei_dealloc(host, atomic_load(&model->enc_rows), matrix_bytes(&model->parts.w_enc.m));
-    saei_dealloc(host, atomic_load(&model->dec_rows), matrix_bytes(&model->parts.w_dec.m));
-    for (int i = 0; i < 2; i++)
-        saei_dealloc(host, model->copies[i], model->copies_bytes[i]);
+    if (model->parts.n_enc)
+        saei_dealloc(host, atomic_load(&model->enc_rows), matrix_bytes(saei_model_enc(model)));
+    if (model->parts.n_dec)
+        saei_dealloc(host, atomic_load(&model->dec_rows), matrix_bytes(saei_model_dec(model)));
     saei_dealloc(host, model->vectors, model->vectors_bytes);
-    if (model->close)
-        model->close(model);
+    saei_parts_free(&model->parts, host);
     saei_lock_end(&model->lock);
     saei_dealloc(host, model, sizeof *model);
     sae_env_free(env);
@@ -122,7 +131,7 @@ static sae_status derive_rescale(sae_model *model, float **cursor, sae_error *er
 {
     const saei_parts *p = &model->parts;
     float *norms = take(cursor, (size_t)p->d_sae), *inverse = take(cursor, (size_t)p->d_sae);
-    norms_job job = {&p->w_dec.m, norms};
+    norms_job job = {saei_model_dec(model), norms};
     const uint32_t n_tasks = ((uint32_t)p->d_sae + NORMS_PER_TASK - 1) / NORMS_PER_TASK;
     if (saei_run(&model->env->host, &job, norms_task, n_tasks))
         return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the decoder norms were computed");
@@ -155,7 +164,7 @@ sae_status saei_model_finish(sae_model *model, sae_error *err)
 
 saei_dense saei_model_encoder(const sae_model *model)
 {
-    return (saei_dense){model->parts.w_enc.m, atomic_load_explicit(&model->panels, memory_order_acquire)};
+    return (saei_dense){model->parts.enc[0].w.m, atomic_load_explicit(&model->panels, memory_order_acquire)};
 }
 
 static saei_matrix rows_of(const saei_matrix *stored, const void *rows)
@@ -170,12 +179,12 @@ static saei_matrix rows_of(const saei_matrix *stored, const void *rows)
 
 saei_matrix saei_model_enc_rows(const sae_model *model)
 {
-    return rows_of(&model->parts.w_enc.m, atomic_load_explicit(&model->enc_rows, memory_order_acquire));
+    return rows_of(saei_model_enc(model), atomic_load_explicit(&model->enc_rows, memory_order_acquire));
 }
 
 saei_matrix saei_model_dec_rows(const sae_model *model)
 {
-    return rows_of(&model->parts.w_dec.m, atomic_load_explicit(&model->dec_rows, memory_order_acquire));
+    return rows_of(saei_model_dec(model), atomic_load_explicit(&model->dec_rows, memory_order_acquire));
 }
 
 sae_status sae_model_info(const sae_model *model, sae_info *out)
@@ -186,8 +195,8 @@ sae_status sae_model_info(const sae_model *model, sae_info *out)
     sae_info info = {0};
     info.arch = p->arch;
     info.norm = p->norm;
-    info.w_enc_dtype = p->w_enc.m.dtype;
-    info.w_dec_dtype = p->w_dec.m.dtype;
+    info.w_enc_dtype = p->enc[0].w.m.dtype;
+    info.w_dec_dtype = p->dec[0].w.m.dtype;
     info.d_in = p->d_in;
     info.d_sae = p->d_sae;
     info.d_out = p->d_out;
@@ -203,11 +212,10 @@ const char *sae_model_text(const sae_model *model, int32_t what)
     if (!model)
         return "";
     const saei_parts *p = &model->parts;
-    const char *const texts[] = {NULL, p->format, p->format_version, p->architecture, p->model_name, p->hook_name, p->path, p->config};
-    if (what < SAE_TEXT_FORMAT || what > SAE_TEXT_CONFIG)
+    if (what < SAE_TEXT_FORMAT || what >= SAEI_TEXTS)
         return "";
-    if (texts[what] && *texts[what])
-        return texts[what];
+    if (p->texts[what] && *p->texts[what])
+        return p->texts[what];
     if (what == SAE_TEXT_ARCHITECTURE) /* old files and memory do not name it */
         return sae_arch_name(p->arch);
     return what == SAE_TEXT_FORMAT ? "memory" : "";
@@ -228,16 +236,14 @@ sae_status sae_model_memory(const sae_model *model, sae_memory *out)
     if (!model || !out)
         return SAE_E_ARG;
     const saei_parts *p = &model->parts;
-    const saei_matrix *enc = &p->w_enc.m, *dec = &p->w_dec.m;
+    const saei_matrix *enc = saei_model_enc(model), *dec = saei_model_dec(model);
     sae_memory memory = {0};
     const bool rows_built = (!enc->by_cols || atomic_load(&model->enc_rows)) && (!dec->by_cols || atomic_load(&model->dec_rows));
     memory.prepared = (atomic_load(&model->panels) ? SAE_PREPARE_PANELS : 0u) | (rows_built ? SAE_PREPARE_ROWS : 0u);
-    memory.mapped_bytes = p->file.mapped ? (int64_t)p->file.bytes : 0;
-    const float *const vectors[] = {p->b_enc, p->threshold, p->b_gate, p->b_mag, p->r_mag, p->dec_scale};
-    memory.vectors_bytes = (int64_t)(model->vectors_bytes + model->copies_bytes[0] + model->copies_bytes[1]);
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        memory.vectors_bytes += vectors[i] ? (int64_t)p->d_sae * 4 : 0;
-    memory.vectors_bytes += (p->b_dec ? (int64_t)p->d_out * 4 : 0) + (p->file.mapped ? 0 : (int64_t)p->file.bytes);
+    int64_t copied = 0;
+    for (uint32_t i = 0; i < p->n_files; i++)
+        *(p->files[i].mapped ? &memory.mapped_bytes : &copied) += (int64_t)p->files[i].bytes;
+    memory.vectors_bytes = (int64_t)(model->vectors_bytes + p->memory.bytes) + copied;
     memory.rows_bytes = (enc->by_cols ? (int64_t)matrix_bytes(enc) : 0) + (dec->by_cols ? (int64_t)matrix_bytes(dec) : 0);
     memory.panels_bytes = (int64_t)panels_bytes(model);
     return saei_write_struct(out, &memory, sizeof memory, "sae_memory", NULL);

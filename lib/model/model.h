@@ -12,8 +12,7 @@ struct sae_model {
     saei_ref ref;
     sae_env *env;
     saei_lock lock;                  /* taken by prepare alone */
-    saei_parts parts;                /* weights and what the file says; for memory models only the numeric fields are set */
-    void (*close)(sae_model *model); /* releases parts: a pointer, so that programs without files need not link the readers */
+    saei_parts parts;                /* weights and what the file says; without texts for a model made from memory */
 
     float *vectors; /* one block for all below */
     size_t vectors_bytes;
@@ -22,8 +21,6 @@ struct sae_model {
     const float *b_in;      /* [d_in]: b_dec when it is subtracted from the input, else NULL */
     const float *dec_scale; /* [d_sae] or NULL: a decoder row counts dec_scale[i] * W_dec row */
 
-    void *copies[2]; /* of W_enc and W_dec, when the model owns them */
-    size_t copies_bytes[2];
     bool checked;             /* every weight is known to be finite */
     _Atomic(float *) panels;  /* [ceil(d_sae/48)][d_in][48] */
     _Atomic(void *) enc_rows; /* [d_sae][d_in] in the stored dtype, when stored by columns */
@@ -31,6 +28,10 @@ struct sae_model {
 };
 
 void saei_model_take(sae_model *model);
+
+/* The matrices of an SAE of one block and one segment, as stored. */
+const saei_matrix *saei_model_enc(const sae_model *model);
+const saei_matrix *saei_model_dec(const sae_model *model);
 
 /* An empty model of this env; release it with sae_model_free. */
 sae_status saei_model_new(sae_model **out, sae_env *env, sae_error *err);

@@ -54,9 +54,9 @@ sae_status sae_model_check(const sae_model *model, sae_error *err)
         if (bad < n)
             return saei_fail(err, SAE_E_FORMAT, "%s is not finite at element %zu: the checkpoint is damaged", vectors[i].name, bad);
     }
-    sae_status status = saei_matrix_check(model->env, &p->w_enc.m, "W_enc", err);
+    sae_status status = saei_matrix_check(model->env, saei_model_enc(model), "W_enc", err);
     if (!status)
-        status = saei_matrix_check(model->env, &p->w_dec.m, "W_dec", err);
+        status = saei_matrix_check(model->env, saei_model_dec(model), "W_dec", err);
     return status ? status : saei_ok(err);
 }
 
@@ -114,7 +114,7 @@ static sae_status build(void **out, const sae_model *model, const saei_matrix *m
 
 static sae_status build_panels(sae_model *model, sae_error *err)
 {
-    const saei_matrix *m = &model->parts.w_enc.m;
+    const saei_matrix *m = saei_model_enc(model);
     sae_memory memory = {0};
     memory.struct_size = sizeof memory;
     void *panels;
@@ -150,9 +150,9 @@ static sae_status prepare(sae_model *model, uint32_t what, sae_error *err)
     if (what & SAE_PREPARE_PANELS)
         status = build_panels(model, err);
     if (!status && (what & SAE_PREPARE_ROWS))
-        status = build_rows(model, &model->parts.w_enc.m, &model->enc_rows, "the rows of W_enc", err);
+        status = build_rows(model, saei_model_enc(model), &model->enc_rows, "the rows of W_enc", err);
     if (!status && (what & SAE_PREPARE_ROWS))
-        status = build_rows(model, &model->parts.w_dec.m, &model->dec_rows, "the rows of W_dec", err);
+        status = build_rows(model, saei_model_dec(model), &model->dec_rows, "the rows of W_dec", err);
     return status;
 }
 
