@@ -31,7 +31,7 @@ LINK        = $(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS)
 SQLITE      ?= 1
 ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
 CORE_LIBS    = -lm -lpthread
-PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(CORE_LIBS)
+PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(call pkg,--libs,yaml-0.1) $(CORE_LIBS)
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
@@ -69,9 +69,10 @@ DEPS := $(if $(filter check check-ecosystem demo bench fuzz world world-check,$(
 .DEFAULT_GOAL := all
 all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
 
-# One file, one instruction set: only these see an -m flag. And only catalogs see SQLite.
+# One file, one instruction set: only these see an -m flag. Only catalogs see SQLite, only readers libyaml.
 on_x86 = $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),$(1))
 %.o: EXTRA = $(if $(findstring /lib/features/,$@),$(call ON_SQLITE,-DSAEI_SQLITE $(call pkg,--cflags,sqlite3)))
+%/lib/io/yaml.o: EXTRA = $(call pkg,--cflags,yaml-0.1)
 %/lib/simd/kernels_avx2.o:   EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
 %/lib/simd/kernels_avx512.o: EXTRA = $(call on_x86,-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
 
