@@ -281,6 +281,10 @@ sae_status saei_yaml_parse(saei_json *out, const saei_host *host, const char *te
     *out = (saei_json){0};
     if (bytes > SAEI_YAML_BYTES)
         return saei_fail(err, SAE_E_FORMAT, "%s is %zu bytes long, YAML of more than %d is not read", what, bytes, SAEI_YAML_BYTES);
+    /* A byte order mark would put the first line a column to the right of the others. */
+    const size_t mark = bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    text += mark;
+    bytes -= mark;
     reader r = {.text = text, .bytes = bytes};
     const bool begun = saei_build_begin(&r.b, out, host, 2 * bytes + 2);
     r.strings_end = out->strings + out->strings_bytes;
