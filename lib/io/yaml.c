@@ -194,7 +194,7 @@ static bool scalar(reader *r, const yaml_event_t *event, bool key)
 
 /* ---- events ---- */
 
-/* Is a scalar, mapping or sequence dressed up? libyaml does not tell of the tag "!", but nothing else begins with that. */
+/* A scalar, mapping or sequence comes without name and type. */
 static bool check_plain_node(reader *r, const yaml_event_t *event)
 {
     const bool is_scalar = event->type == YAML_SCALAR_EVENT, is_mapping = event->type == YAML_MAPPING_START_EVENT;
@@ -206,7 +206,7 @@ static bool check_plain_node(reader *r, const yaml_event_t *event)
                                             : event->data.sequence_start.tag;
     if (anchor)
         return fail(r, "anchors are not read");
-    if (tag || (r->b.at < r->bytes && r->text[r->b.at] == '!'))
+    if (tag)
         return fail(r, "tags are not read");
     return true;
 }
