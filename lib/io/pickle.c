@@ -71,11 +71,11 @@ static sae_status damaged(const parser *p, const char *why)
 /* Makes room for one more. Grows by a half: at most 2.5 times what is used is held, and that for the moment of a copy. */
 static sae_status grow(const parser *p, void **list, uint32_t *room, uint32_t n, size_t each)
 {
-    if (n < *room)
-        return SAE_OK;
     if (n >= SAEI_PICKLE_MOST)
         return saei_fail(p->err, SAE_E_FORMAT, "%s: its pickle holds more than %d values: no state dict of an SAE does", p->name,
                          SAEI_PICKLE_MOST);
+    if (n < *room)
+        return SAE_OK;
     const uint32_t more = n < 64 ? 64 : n + n / 2;
     void *larger = saei_alloc(p->host, more * each);
     if (!larger)

@@ -12,6 +12,7 @@
 enum {
     DEPTH = 8,               /* dicts and lists inside the outermost */
     LONGEST_NAME = 1023,     /* of a tensor, with the names of the dicts around it */
+    MOST_STORAGES = 1 << 14, /* an archive's members are compared with each */
     MOST_REPEATED = 1 << 24, /* elements of a tensor that repeats those of its storage */
     TEXT_AT_LEAST = 1 << 20, /* bytes of names and strings that any file may make us copy */
     FIRST_OPCODE = 0x80,     /* PROTO, of every pickle from protocol 2 on */
@@ -118,6 +119,8 @@ static sae_status list_storages(reader *r, uint32_t *ids, uint32_t n)
     const sae_status status = drop_repeated(r, ids, &n);
     if (status)
         return status;
+    if (n > MOST_STORAGES)
+        return saei_fail(r->err, SAE_E_FORMAT, "%s holds more than %d storages: no SAE does", r->name, MOST_STORAGES);
     r->storages = saei_zalloc(r->host, n * sizeof *r->storages);
     if (!r->storages)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory for the %u storages of %s", (unsigned)n, r->name);
