@@ -605,7 +605,7 @@ START_TEST(bad_files)
 }
 END_TEST
 
-/* The table above leaves out nothing that the manifest lists. */
+/* The table above leaves out nothing that the manifest lists, but for the archives, which have tests of their own. */
 START_TEST(manifest_is_covered)
 {
     static char text[1 << 15];
@@ -616,14 +616,19 @@ START_TEST(manifest_is_covered)
     fclose(file);
     ck_assert_msg(parse(&json, text) == SAE_OK, "%s", err.text);
     const uint32_t entries = saei_json_member(&json, 0, "entries");
-    ck_assert_uint_eq(json.v[entries].n, sizeof bad / sizeof *bad);
+    size_t n = 0;
     for (uint32_t i = entries + 1; i < json.v[entries].next; i = json.v[i].next) {
+        const char *kind = saei_json_string(&json, saei_json_member(&json, i, "kind"));
+        if (strcmp(kind, "torch") == 0 || strcmp(kind, "npz") == 0)
+            continue;
+        n++;
         const char *path = saei_json_string(&json, saei_json_member(&json, i, "path"));
         bool listed = false;
         for (size_t j = 0; j < sizeof bad / sizeof *bad; j++)
             listed = listed || strcmp(path, bad[j].name) == 0;
         ck_assert_msg(listed, "%s is not tested", path);
     }
+    ck_assert_uint_eq(n, sizeof bad / sizeof *bad);
     saei_json_free(&json, &host);
 }
 END_TEST

@@ -137,7 +137,7 @@ static sae_status take_text(const char **out, reader *r, const char *inside)
     const char *text = (const char *)bytes;
     if (memchr(text, '\0', n) || !saei_utf8(text, n))
         return saei_fail(r->err, SAE_E_FORMAT, "%s: %s that ends at byte %zu is not UTF-8 without NUL", r->name, inside, r->at);
-    *out = saei_store_text(r->store, r->host, text, n);
+    *out = saei_arena_text(&r->store->memory, r->host, text, n);
     return *out ? SAE_OK : saei_fail(r->err, SAE_E_NOMEM, "no memory for the %zu bytes of %s of %s", n, inside, r->name);
 }
 
