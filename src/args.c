@@ -18,6 +18,7 @@ enum {
     ID_NORM_FACTOR,
     ID_D_IN,
     ID_D_OUT,
+    ID_LAYER,
     ID_COPY,
     ID_CHECK,
     ID_NO_CHECK,
@@ -34,6 +35,7 @@ static const option_desc model_options[] = {
     {ID_NORM_FACTOR, "norm-scaling-factor", "F", "the factor of expected_average_only_in"},
     {ID_D_IN, "d-in", "N", "refuse a file whose d_in is another"},
     {ID_D_OUT, "d-out", "N", "refuse a file whose d_out is another"},
+    {ID_LAYER, "layer", "NAME", "which SAE of a folder that holds several: its number, or the name of its file or folder"},
     {ID_COPY, "copy", NULL, "read the file into memory instead of mapping it"},
     {ID_CHECK, "check", NULL, "read every weight first and refuse values that are not finite"},
     {ID_NO_CHECK, "no-check", NULL, "skip that check for small files too"},
@@ -125,7 +127,7 @@ char *parse_pair(const char *option, const char *value, const char **right)
 
 static const char *parse_arch(const char *value)
 {
-    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++) {
+    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++) { /* those that a file may leave open */
         if (strcmp(sae_arch_name(arch), value) == 0) {
             return sae_arch_name(arch);
         }
@@ -201,6 +203,9 @@ static bool take_model_option(model_args *m, int id, const char *value)
         return true;
     case ID_D_OUT:
         m->open.d_out = (int32_t)parse_int("--d-out", value, 1, INT32_MAX);
+        return true;
+    case ID_LAYER:
+        m->open.layer = value;
         return true;
     case ID_COPY:
         m->open.copy = SAE_YES;

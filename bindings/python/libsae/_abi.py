@@ -50,10 +50,15 @@ SAE_STANDARD = 1
 SAE_JUMPRELU = 2
 SAE_TOPK = 3
 SAE_GATED = 4
+SAE_ABSTOPK = 5
+SAE_GROUPMAX = 6
+SAE_MATCHING_PURSUIT = 7
+SAE_TEMPORAL = 8
 SAE_NORM_NONE = 0
 SAE_NORM_SCALE = 1
 SAE_NORM_CONSTANT = 2
 SAE_NORM_LAYER = 3
+SAE_NORM_AFFINE = 4
 SAE_BORROW = 1
 SAE_W_ENC_BY_ROWS = 2
 SAE_W_DEC_BY_COLS = 4
@@ -66,6 +71,7 @@ SAE_TEXT_MODEL_NAME = 4
 SAE_TEXT_HOOK_NAME = 5
 SAE_TEXT_PATH = 6
 SAE_TEXT_CONFIG = 7
+SAE_TEXT_HOOK_NAME_OUT = 8
 SAE_W_ENC = 1
 SAE_W_DEC = 2
 SAE_B_ENC = 3
@@ -169,6 +175,7 @@ class sae_open_options(Structure):
         ("norm_scaling_factor", c_float),  # float norm_scaling_factor
         ("copy", c_int32),  # int32_t copy
         ("check", c_int32),  # int32_t check
+        ("layer", c_char_p),  # const char *layer
     )
 
 
