@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from .model import open as open_sae
 
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 COMMIT = re.compile("[0-9a-f]{40}")
+HTTP = ("requests", "urllib3", "httpx", "httpx2")
+TRIES, PAUSE = 5, 1.0  #: of a download, and seconds between two
 
 
 @dataclass(frozen=True)
@@ -157,19 +160,30 @@ def _bars(source: _Source) -> Iterator[None]:
             utils.enable_progress_bars()
 
 
+def _broken(error: Exception) -> bool:
+    """Did the connection break in the middle? That is an error of the HTTP library, and which one depends on the version of the hub's."""
+    return type(error).__module__.partition(".")[0] in HTTP
+
+
 def _fetch_file(source: _Source, name: str, revision: str | None) -> Path:
-    try:
-        path = _hub().hf_hub_download(
-            source.repo,
-            name,
-            revision=revision,
-            cache_dir=source.cache,
-            token=source.token,
-            endpoint=_endpoint(),
-            library_name="libsae",
-        )
-    except Exception as error:
-        raise _refusal(source, error, f"downloading {name}") from error
+    """Downloads a file unless the cache has it. huggingface_hub takes up most broken connections itself; what it lets through is tried
+    again, and goes on where it stopped if its version leaves the part of a file behind."""
+    for left in reversed(range(TRIES)):
+        try:
+            path = _hub().hf_hub_download(
+                source.repo,
+                name,
+                revision=revision,
+                cache_dir=source.cache,
+                token=source.token,
+                endpoint=_endpoint(),
+                library_name="libsae",
+            )
+            break
+        except Exception as error:
+            if not left or not _broken(error):
+                raise _refusal(source, error, f"downloading {name}") from error
+        time.sleep(PAUSE)
     return Path(path)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +46,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.log: list[Asked] = []
         self.cuts: dict[str, list[int]] = {}  #: file: after how many bytes each next answer breaks off
+        self.reset = False  #: breaks are resets of the connection, not ends of it
 
     @property
     def url(self) -> str:
@@ -132,6 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             last = first + cuts.pop(0) if cuts else len(body)
             self.wfile.write(body[first:last])
             self.close_connection = last < len(body)
+            if last < len(body) and self.server.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
 
 
 @contextmanager
