@@ -322,6 +322,8 @@ void args_help(const command *c)
         printf("\nOptions:\n");
         print_options(c->options);
     }
-    printf("\nOptions of every command, about the SAE and how to compute:\n");
-    print_options(model_options);
+    if (!c->bare) {
+        printf("\nOptions of every command, about the SAE and how to compute:\n");
+        print_options(model_options);
+    }
 }

@@ -29,6 +29,7 @@ typedef struct command {
     const char *summary;        /* one line */
     const char *details;        /* paragraphs of --help */
     const option_desc *options; /* ends with a zero; besides those of the model */
+    bool bare;                  /* takes no options of the model, and reads its command line itself */
     void (*run)(struct args *args);
 } command;
 
