@@ -275,6 +275,32 @@ int args_next_own(args *a, io_args *io, const char **value)
     }
 }
 
+bool args_take_catalog(catalog_args *c, int id, const char *value)
+{
+    switch (id) {
+    case ID_SAE:
+        c->sae_path = value;
+        return true;
+    case ID_FORCE:
+        c->force = true;
+        return true;
+    case 'j':
+        c->json = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+int args_next_catalog(args *a, catalog_args *c, const char **value)
+{
+    int id;
+    do {
+        id = args_next(a, value);
+    } while (args_take_catalog(c, id, *value));
+    return id;
+}
+
 bool io_to_pipe(const io_args *io)
 {
     return io->out_path != NULL && strcmp(io->out_path, "-") == 0;

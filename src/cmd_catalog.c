@@ -14,8 +14,8 @@
 static const option_desc import_options[] = {OPTION_SAE, OPTION_FORCE, OPTION_JSON, {0}};
 
 typedef struct import_job {
-    const char *from, *path, *sae_path;
-    bool force, json;
+    catalog_args given;
+    const char *from, *path;
     session s;
     sae_catalog *catalog;
     bool made; /* the catalog is new: it goes when the import fails */
@@ -25,19 +25,11 @@ typedef struct import_job {
 static void import_parse(import_job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
-        if (id == ID_SAE) {
-            j->sae_path = value;
-        } else if (id == ID_FORCE) {
-            j->force = true;
-        } else {
-            j->json = true;
-        }
-    }
+    args_next_catalog(a, &j->given, &value);
     char **operands = args_operands(a, 2, "FILE.jsonl and CATALOG");
     j->from = operands[0];
     j->path = operands[1];
-    if (j->sae_path == NULL) {
+    if (j->given.sae_path == NULL) {
         die_usage("--sae PATH is wanted: a catalog belongs to one SAE");
     }
 }
@@ -118,14 +110,14 @@ static void run_import(args *a)
     if (in == NULL) {
         die("%s: cannot open: %s", j.from, strerror(errno));
     }
-    j.s = session_open(&a->model, j.sae_path, true);
-    j.catalog = features_open_or_create(&j.s, j.path, j.force, &j.made);
+    j.s = session_open(&a->model, j.given.sae_path, true);
+    j.catalog = features_open_or_create(&j.s, j.path, j.given.force, &j.made);
     import_lines(&j, in);
     sae_catalog_free(j.catalog);
     if (!standard) {
         fclose(in);
     }
-    if (j.json) {
+    if (j.given.json) {
         report_print(json_pack("{s:I, s:o}", "features", (json_int_t)j.features, "catalog", report_text(j.path)));
     } else {
         printf("%lld features into %s\n", (long long)j.features, j.path);
