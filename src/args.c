@@ -306,12 +306,19 @@ bool io_to_pipe(const io_args *io)
     return io->out_path != NULL && strcmp(io->out_path, "-") == 0;
 }
 
+char **args_operands_many(args *a, int least, int *n, const char *names)
+{
+    *n = a->argc - optind;
+    if (*n < least) {
+        die_usage("%s wanted, %d of %d given", names, *n, least);
+    }
+    return a->argv + optind;
+}
+
 char **args_operands(args *a, int n, const char *names)
 {
-    int given = a->argc - optind;
-    if (given < n) {
-        die_usage("%s wanted, %d of %d given", names, given, n);
-    }
+    int given;
+    args_operands_many(a, n, &given, names);
     if (given > n) {
         die_usage("%s wanted, '%s' is one too many", names, a->argv[optind + n]);
     }

@@ -85,6 +85,9 @@ bool io_to_pipe(const io_args *io);
 /* The operands left over: exactly n, named in the usage error. */
 char **args_operands(args *a, int n, const char *names);
 
+/* The same for `least` and more; says how many in *n. */
+char **args_operands_many(args *a, int least, int *n, const char *names);
+
 void args_end(args *a);
 
 /* Values, or a usage error that names the option. */
