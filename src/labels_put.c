@@ -8,6 +8,8 @@
 #include "features.h"
 #include "labels.h"
 
+enum { MOST_ROWS = 1000 }; /* that wait to be written together */
+
 void labels_start(labels *l, int32_t d_sae)
 {
     l->d_sae = d_sae;
@@ -148,7 +150,7 @@ bool labels_add(const labels *l, feature_line *line, const sae_example *e)
 void labels_join(labels *l, json_t *row, int32_t id, const sae_example *e)
 {
     expect_id(l, id);
-    if (l->rows != NULL && l->joined.feature.id != id) {
+    if (l->rows != NULL && (l->joined.feature.id != id || json_array_size(l->rows) >= MOST_ROWS)) {
         labels_flush(l);
     }
     if (l->rows == NULL) {
@@ -158,10 +160,8 @@ void labels_join(labels *l, json_t *row, int32_t id, const sae_example *e)
         l->joined.feature.model_id = json_string_value(member(row, "modelId"));
         l->joined.feature.layer = json_string_value(member(row, "layer"));
     }
+    json_array_append(l->rows, row);
     bool active = labels_add(l, &l->joined, e);
-    if (active) {
-        json_array_append(l->rows, row);
-    }
     l->imported += active;
     l->skipped[SKIP_INACTIVE] += !active;
 }

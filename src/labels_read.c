@@ -45,12 +45,12 @@ static bool read_more(reader *r, const labels *l)
     }
     errno = 0;
     int n = gzread(r->in, r->text + r->end, CHUNK);
-    const char *why = gzerror(r->in, &code);
-    if (n < 0 || (code != Z_OK && code != Z_STREAM_END)) {
+    gzerror(r->in, &code);
+    if (n < 0 || code == Z_BUF_ERROR) {
         labels_fail(l, "cannot read: %s",
-                    code == Z_BUF_ERROR ? "the compressed file ends too early"
-                    : code == Z_ERRNO   ? strerror(errno)
-                                        : why);
+                    code == Z_ERRNO       ? strerror(errno)
+                    : code == Z_BUF_ERROR ? "the compressed file ends too early"
+                                          : "the compressed file is damaged");
     }
     r->end += (size_t)n;
     r->ended = n == 0;
