@@ -280,17 +280,50 @@ int args_next_own(args *a, io_args *io, const char **value)
     }
 }
 
+bool args_take_catalog(catalog_args *c, int id, const char *value)
+{
+    switch (id) {
+    case ID_SAE:
+        c->sae_path = value;
+        return true;
+    case ID_FORCE:
+        c->force = true;
+        return true;
+    case 'j':
+        c->json = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+int args_next_catalog(args *a, catalog_args *c, const char **value)
+{
+    int id;
+    do {
+        id = args_next(a, value);
+    } while (args_take_catalog(c, id, *value));
+    return id;
+}
+
 bool io_to_pipe(const io_args *io)
 {
     return io->out_path != NULL && strcmp(io->out_path, "-") == 0;
 }
 
+char **args_operands_many(args *a, int least, int *n, const char *names)
+{
+    *n = a->argc - optind;
+    if (*n < least) {
+        die_usage("%s wanted, %d of %d given", names, *n, least);
+    }
+    return a->argv + optind;
+}
+
 char **args_operands(args *a, int n, const char *names)
 {
-    int given = a->argc - optind;
-    if (given < n) {
-        die_usage("%s wanted, %d of %d given", names, given, n);
-    }
+    int given;
+    args_operands_many(a, n, &given, names);
     if (given > n) {
         die_usage("%s wanted, '%s' is one too many", names, a->argv[optind + n]);
     }
