@@ -247,6 +247,10 @@ class SAE(HookedRootModule):  # type: ignore[misc]
 
     def __init__(self, sae: Sae, dtype: torch.dtype | str | None = None) -> None:
         super().__init__()
+        if sae.info.get("has_skip") or sae.info["architecture"] == "temporal":
+            raise UnsupportedError(
+                f"{sae!r} gives more than what its codes decode to, and encode and decode of sae-lens leave no room for it: use its forward"
+            )
         self.sae = sae
         self.cfg = Config(sae.info, None if dtype is None else _DTYPES[_name(dtype)])
         self.dtype: torch.dtype = _DTYPES[self.cfg.dtype]
@@ -258,6 +262,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         self._per_row: tuple[Tensor, Tensor] | None = None  # scale and shift that the next decode un-normalises by
         self._fold: Tensor | None = None  # [d_sae] decoder norms that fold_W_dec_norm has moved to the encoder
         self._tensors: dict[str, torch.nn.Parameter] = {}
+        self.d_head: int | None = None  # of the rows encoded last
         self._add_hooks()
         if self.cfg.reshape_activations == "hook_z":
             self.turn_on_forward_pass_hook_z_reshaping()
@@ -334,7 +339,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         return self.hook_sae_acts_post(self._activate(seen, self.hook_sae_acts_pre) if hooked else seen)
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """Reconstruction [..., d_out] of activations [..., d_sae]. Of an SAE that normalises each row, it is that of the rows encoded last."""
+        """Reconstruction [..., d_out] of activations [..., d_sae]. An SAE that normalises rows scales back those encoded last."""
         if feature_acts.is_sparse:
             feature_acts = feature_acts.to_dense()
         rows = self._flat(feature_acts, self.cfg.d_sae, "feature_acts")
@@ -344,7 +349,11 @@ class SAE(HookedRootModule):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """decode(encode(x)), and what that leaves of x with `use_error_term`."""
-        sae_out = self.decode(self.encode(x))
+        points = (self.hook_sae_input, self.hook_sae_acts_pre, self.hook_sae_acts_post, self.hook_sae_recons)
+        if self.dtype is torch.float32 and not any(map(_hooked, points)):  # nobody looks: the sparse codes never become dense
+            sae_out = _cut(self._reconstruct(x), x)
+        else:
+            sae_out = self.decode(self.encode(x))
         if self.use_error_term:
             with torch.no_grad():
                 sae_error = self.hook_sae_error(x - self._reconstruct(x))
@@ -399,10 +408,10 @@ class SAE(HookedRootModule):  # type: ignore[misc]
             return y
         n = y.numel() // y.shape[-1]
         if self._per_row is None or len(self._per_row[0]) != n:
-            what = "nothing was encoded" if self._per_row is None else f"{len(self._per_row[0])} rows were encoded"
+            encoded = 0 if self._per_row is None else len(self._per_row[0])
             kind = self.cfg.normalize_activations
             raise RuntimeError(
-                f"{what} before these {n} rows are decoded: with {kind} a row is scaled back as it was scaled: encode it first"
+                f"{n} rows are decoded after {encoded} were encoded: with {kind} each row is scaled back as it was scaled, encode them first"
             )
         scale, shift = (v.reshape(*y.shape[:-1], 1) for v in self._per_row)
         self._per_row = None
@@ -425,6 +434,8 @@ class SAE(HookedRootModule):  # type: ignore[misc]
             )
         pre = torch.empty(rows.shape[0], self.cfg.d_sae)
         self.sae.probe(rows, np.arange(self.cfg.d_sae, dtype=np.int32), pre=True, out=pre)
+        if self._rescales:  # what is probed is what decides, h * norm
+            return pre.div_(self.get_W_dec_norm())
         return pre if self._fold is None else pre.mul_(self._fold)
 
     def _activate(self, h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -537,7 +548,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
     def turn_off_forward_pass_hook_z_reshaping(self) -> None:
         """From now on x is [..., d_in]."""
         self.hook_z_reshaping_mode = False
-        self.d_head: int | None = None
+        self.d_head = None
 
     def to(self, *args: Any, **kwargs: Any) -> SAE:
         """Another dtype of inputs and results, named or of a tensor; the device can only be the CPU."""
@@ -551,6 +562,10 @@ class SAE(HookedRootModule):  # type: ignore[misc]
             elif isinstance(value, (str, torch.device)):
                 _check_device(value, "the SAE")
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAE:
+        """What half(), cuda() and their like of torch do to every tensor."""
+        return self.to(fn(torch.zeros(1, dtype=self.dtype)))
 
     def get_name(self) -> str:
         """sae_<model>_<hook>_<d_sae>"""
