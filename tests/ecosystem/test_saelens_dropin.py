@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 import warnings
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Setting use_error_term:Deprecati
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "saelens"
 ALL = sorted(p.name for p in GOLDEN.iterdir())
 F32 = [name for name in ALL if "bf16" not in name and "fp16" not in name]
+FOLDABLE = [name for name in ALL if name not in ("topk", "topk_k_over_positive", "v5_layout_topk_by_activation_fn")]
 HEADS, TOKENS, BATCH, CONTEXT = 4, 30, 3, 8
 
 # Summing in another order: not more than float32 allows.
@@ -101,52 +103,69 @@ def test_attributes(name: str) -> None:
     assert metadata.get("no_such_thing", 3) == 3
 
 
-@pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_weights(name: str, fold: bool) -> None:
+def test_weights(name: str) -> None:
     theirs, ours = both(name)
-    if fold:
-        if name.startswith(("topk", "v5_layout_topk")) and not ours.cfg.rescale_acts_by_decoder_norm:
-            for sae in (theirs, ours):
-                with pytest.raises(NotImplementedError):
-                    sae.fold_W_dec_norm()
-            return
-        theirs.fold_W_dec_norm()
-        ours.fold_W_dec_norm()
     want, got = dict(theirs.named_parameters()), dict(ours.named_parameters())
     assert set(got) == set(want) == set(ours.state_dict())
     for key, value in want.items():
-        alike(got[key], value)
+        assert (got[key].dtype, got[key].shape) == (value.dtype, value.shape)
+        assert torch.equal(got[key], value), key
         assert getattr(ours, key) is got[key]
-        if not fold:
-            assert torch.equal(got[key], value), key
     assert (ours.b_enc is None) == (theirs.b_enc is None)
     assert hasattr(ours, "threshold") == hasattr(theirs, "threshold")
-    if fold:
-        x = rows_of(name, ours.cfg.d_in)
-        with torch.no_grad():
-            alike(ours.encode(x), theirs.encode(x))
-            alike(ours(x), theirs(x))
-            alike(ours.decode(ours.encode(x)), theirs.decode(theirs.encode(x)))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
-@pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("name", F32)
+@pytest.mark.parametrize("name", FOLDABLE)
 @torch.no_grad()
-def test_every_hook_point_shows_the_same(name: str, fold: bool) -> None:
+def test_folded_decoder_norms(name: str) -> None:
     theirs, ours = both(name)
-    if fold:
-        if "topk" in ours.cfg.architecture() and not ours.cfg.rescale_acts_by_decoder_norm:
-            pytest.skip("a top-k SAE whose norms cannot be folded")
+    ours.W_dec  # noqa: B018  # read before it is folded
+    norms = theirs.get_W_dec_norm()
+    for _ in range(2):  # the second time does nothing
         theirs.fold_W_dec_norm()
-        ours.fold_W_dec_norm()
+        alike(ours.fold_and_get_W_dec_norm(), norms)
+        norms = torch.ones_like(norms)
+        for key, value in theirs.named_parameters():
+            alike(getattr(ours, key), value)
+        x = rows_of(name, ours.cfg.d_in)
+        alike(ours.encode(x), theirs.encode(x))
+        alike(ours(x), theirs(x))
+        alike(ours.decode(ours.encode(x)), theirs.decode(theirs.encode(x)))
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(FOLDABLE)))
+def test_norms_that_choose_features_are_not_folded(name: str) -> None:
+    for sae in both(name):
+        with pytest.raises(NotImplementedError):
+            sae.fold_W_dec_norm()
+
+
+def same_points(theirs: Any, ours: SAE, x: Any) -> None:
     theirs.use_error_term = ours.use_error_term = True
-    x = rows_of(name, ours.cfg.d_in)
     want = theirs.run_with_cache(x)[1]
     got = ours.run_with_cache(x)[1]
-    assert set(got) == set(want) and "hook_sae_error" in want
+    assert set(got) == set(want)
+    assert len(want) == 6
     for point in want:
         alike(got[point], want[point])
+
+
+@pytest.mark.parametrize("name", F32)
+@torch.no_grad()
+def test_every_hook_point_shows_the_same(name: str) -> None:
+    theirs, ours = both(name)
+    same_points(theirs, ours, rows_of(name, ours.cfg.d_in))
+
+
+@pytest.mark.parametrize("name", sorted(set(F32) & set(FOLDABLE)))
+@torch.no_grad()
+def test_every_hook_point_shows_the_same_when_folded(name: str) -> None:
+    theirs, ours = both(name)
+    theirs.fold_W_dec_norm()
+    ours.fold_W_dec_norm()
+    same_points(theirs, ours, rows_of(name, ours.cfg.d_in))
 
 
 def negate(value: Any, hook: Any) -> Any:
@@ -282,6 +301,23 @@ def test_more_than_codes_is_refused() -> None:
     sae._info = libsae.Info({**sae.info, "has_skip": True})
     with pytest.raises(libsae.UnsupportedError, match="use its forward"):
         SAE(sae)
+
+
+def test_without_transformer_lens_it_is_a_plain_module() -> None:
+    code = f"""
+import sys
+sys.modules["transformer_lens"] = None
+import torch
+from libsae.saelens import SAE
+sae = SAE.load_from_disk({str(GOLDEN / "jumprelu_f32")!r})
+x = torch.ones(2, sae.cfg.d_in)
+before = sae(x)
+sae.hook_sae_acts_post.register_forward_hook(lambda module, given, acts: acts * 0)
+assert torch.allclose(sae(x), sae.b_dec.expand(2, -1)) and not torch.allclose(before, sae.b_dec.expand(2, -1))
+print(type(sae).__mro__[1].__name__, "sae_lens" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["Module", "False"]
 
 
 # ---- inside a language model ----

@@ -411,7 +411,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
             encoded = 0 if self._per_row is None else len(self._per_row[0])
             kind = self.cfg.normalize_activations
             raise RuntimeError(
-                f"{n} rows are decoded after {encoded} were encoded: with {kind} each row is scaled back as it was scaled, encode them first"
+                f"{n} rows are decoded after {encoded} were encoded: with {kind} a row is scaled back as it was scaled, encode them first"
             )
         scale, shift = (v.reshape(*y.shape[:-1], 1) for v in self._per_row)
         self._per_row = None
