@@ -5,6 +5,7 @@
 #define SAEI_SAE_FILE_H
 
 #include "io/io.h"
+#include "io/tensors.h"
 
 #define SAEI_SAE_MAGIC "\x89SAE\r\n\x1a\n" /* no text begins so, and a transfer as text breaks it */
 
@@ -88,8 +89,15 @@ enum {
 
 _Static_assert(sizeof(saei_sae_head) == 64 && sizeof(saei_sae_section) == 64 && sizeof(saei_sae_numbers) == 64, "the layout is published");
 
-/* The digests of a directory and of a section's bytes. */
+/* XXH3-128 of head and directory: what stands in head.digest. */
 void saei_sae_head_digest(uint8_t out[16], const saei_sae_head *head, const saei_sae_section *sections);
-uint64_t saei_sae_digest(const void *data, size_t bytes);
+
+/* Does a file begin as a .sae file does? */
+bool saei_is_sae(const saei_file *file);
+
+/* Adds the sections of a .sae file to the store, as tensors with the names of docs/save.md ("b_enc", "matrix.0"). Checks head, directory and
+ * the bytes of all sections but matrices; those too when `whole`. Errors: SAE_E_FORMAT, SAE_E_UNSUPPORTED (a newer version), SAE_E_NOMEM. */
+sae_status saei_read_sae_sections(saei_store *store, const saei_host *host, const saei_file *file, int32_t file_index, const char *name,
+                                  bool whole, sae_error *err);
 
 #endif
