@@ -15,7 +15,7 @@ typedef struct member {
     uint32_t crc;
 } member;
 
-enum { MEMBERS = 5, LOCAL = 30, CENTRAL = 46, EXTRA_LOCAL = 20, EXTRA_CENTRAL = 28, END64 = 56, LOCATOR = 20, END = 22 };
+enum { MEMBERS = 5, LOCAL = 30, EXTRA_LOCAL = 20, EXTRA_CENTRAL = 28, END64 = 56 /* bytes of records */ };
 enum { NEEDS_ZIP64 = 45, DOS_DATE = (0 << 9) | (1 << 5) | 1 /* 1980-01-01, the first there is */ };
 
 /* ---- CRC-32 of zip, four bits at a time ---- */

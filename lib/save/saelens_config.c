@@ -254,7 +254,10 @@ static void add_known_metadata(saei_text *t, const saei_save *s)
 /* hook_z gives its heads apart, and sae-lens flattens them when told so. */
 static void add_reshape(saei_text *t, const saei_save *s, const char *stored)
 {
-    const bool heads = strstr(text_of(s, SAE_TEXT_HOOK_NAME), "hook_z") && !is_transcoder(s);
+    const char *hook = text_of(s, SAE_TEXT_HOOK_NAME);
+    while (*hook && strncmp(hook, "hook_z", strlen("hook_z")) != 0)
+        hook++;
+    const bool heads = *hook && !is_transcoder(s);
     add_string(t, "reshape_activations", stored ? stored : heads ? "hook_z" : "none");
 }
 
