@@ -180,8 +180,8 @@ static void print_json(const session *s, const facts *f)
     json_object_set_new(root, "warnings", warnings);
     char sentences[NOTES][NOTE];
     json_t *notes = json_array();
-    for (int i = 0, n = notes_of(sentences, s, f); i < n; i++) {
-        json_array_append_new(notes, json_string(sentences[i]));
+    for (int note = 0, n = notes_of(sentences, s, f); note < n; note++) {
+        json_array_append_new(notes, json_string(sentences[note]));
     }
     json_object_set_new(root, "notes", notes);
     report_print(root);
@@ -267,9 +267,8 @@ const command cmd_info = {
     .synopsis = "PATH [--json]",
     .summary = "Tell what an SAE is, and check its weights",
     .details = "Prints format, architecture, shapes, types, normalisation, hook points, fingerprint, statistics of the norms\n"
-               "of encoder and decoder rows and of thresholds, dead features, warnings, and the memory of each form. Reads every weight; "
-               "one that is not finite is\n"
-               "an error that names tensor, row and column (--no-check leaves that out).\n",
+               "of encoder and decoder rows and of thresholds, dead features, warnings, and the memory of each form. Reads\n"
+               "every weight; one that is not finite is an error that names tensor, row and column (--no-check leaves that out).\n",
     .options = options,
     .run = run,
 };
