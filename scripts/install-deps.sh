@@ -57,7 +57,7 @@ for_build() {
     need libsqlite3-dev sqlite-devel sqlite sqlite-dev pkg sqlite3
     need libxxhash-dev xxhash-devel xxhash xxhash-dev builds "#include <xxhash.h>
 $main" "${CC:-cc}"
-    need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib # minizip's headers include zlib.h
+    need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib
 }
 
 for_fuzz() {

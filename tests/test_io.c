@@ -434,6 +434,12 @@ static const struct {
     sae_status status;
     const char *sentence;
 } bad[] = {
+    {"npz_bomb.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
+    {"npz_missing_threshold.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
+    {"npz_object_array.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
+    {"npz_path_traversal.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
+    {"npz_shape_exceeds_data.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
+    {"npz_truncated.npz", SAE_E_UNSUPPORTED, "an npz file is what this version does not read"},
     {"sl_batchtopk_training_checkpoint", SAE_E_UNSUPPORTED, "save_inference_model"},
     {"sl_cfg_invalid_utf8", SAE_E_FORMAT, "cfg.json is not valid JSON: line 1, column 61: a byte that is not UTF-8"},
     {"sl_cfg_nested_100k", SAE_E_FORMAT,

@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -28,6 +29,40 @@ int saei_path_kind(const char *path)
 {
     struct stat st;
     return stat(path, &st) ? -1 : S_ISDIR(st.st_mode) ? 1 : 0;
+}
+
+static sae_status read_names(DIR *dir, const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path,
+                             uint32_t most, sae_error *err)
+{
+    uint32_t room = 0;
+    for (const struct dirent *entry; errno = 0, (entry = readdir(dir)) != NULL;) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (*n == most)
+            return saei_fail(err, SAE_E_UNSUPPORTED,
+                             "the folder %s holds more than %u files: name the file or folder of the checkpoint in it", path,
+                             (unsigned)most);
+        const char **list = saei_arena_grow(arena, host, *names, &room, *n, sizeof *list);
+        char *name = list ? saei_arena_text(arena, host, entry->d_name, strlen(entry->d_name)) : NULL;
+        if (!name)
+            return saei_fail(err, SAE_E_NOMEM, "no memory for the names in %s", path);
+        *names = list;
+        list[(*n)++] = name;
+    }
+    return errno ? saei_io_error(err, "list", path, errno) : SAE_OK;
+}
+
+sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path, uint32_t most,
+                          sae_error *err)
+{
+    *names = NULL;
+    *n = 0;
+    DIR *dir = opendir(path);
+    if (!dir)
+        return saei_io_error(err, "open", path, errno);
+    const sae_status status = read_names(dir, names, n, arena, host, path, most, err);
+    (void)closedir(dir);
+    return status;
 }
 
 static sae_status open_regular(int *fd, size_t *bytes, const char *path, sae_error *err)

@@ -50,6 +50,9 @@ char *saei_arena_text(saei_arena *arena, const saei_host *host, const char *text
 /* Where `n` items may be followed by one more: `items` itself while n < *room, else a larger copy. NULL without memory. */
 void *saei_arena_grow(saei_arena *arena, const saei_host *host, const void *items, uint32_t *room, uint32_t n, size_t each);
 
+/* What `from` holds becomes `to`'s; `from` is empty then. */
+void saei_arena_move(saei_arena *to, saei_arena *from);
+
 void saei_arena_free(saei_arena *arena, const saei_host *host);
 
 /* task(job, i, worker) for i < n by the host's runner, or in order on this thread. SAE_E_HOST when the runner failed. */
@@ -137,6 +140,10 @@ sae_status saei_folder_make(bool *made, const char *path, sae_error *err);
 
 /* Takes away an empty folder that we made. */
 void saei_folder_remove(const char *path);
+
+/* The names in a directory but . and .., in no order, in memory of the arena; at most `most` of them: more are SAE_E_UNSUPPORTED. */
+sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path, uint32_t most,
+                          sae_error *err);
 
 /* 1 directory, 0 other file, -1 nothing there. */
 int saei_path_kind(const char *path);
