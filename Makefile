@@ -32,7 +32,7 @@ SQLITE      ?= 1
 ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
 CORE_LIBS    = -lm -lpthread
 # What the readers of files need.
-IO_PKGS      = zlib
+IO_PKGS      = zlib yaml-0.1
 PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(call pkg,--libs,$(IO_PKGS)) $(CORE_LIBS)
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)

@@ -1,16 +1,19 @@
 /* The readers: JSON, safetensors, SAELens folders; every published fixture, every defect by its own sentence. */
 #include <check.h>
+#include <fenv.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/decimal.h"
 #include "io/io.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/sort.h"
 #include "support/checkpoint.h"
 #include "support/run.h"
+#include "support/support.h"
 
 /* ---- a host that counts what it gives, and may fail once ---- */
 
@@ -236,6 +239,131 @@ START_TEST(json_prefixes)
         ck_assert_int_eq(saei_json_parse(&json, &host, copy, n, "t", &err), SAE_E_FORMAT);
         free(copy);
     }
+}
+END_TEST
+
+static uint64_t bits_of(double v)
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+
+static const struct {
+    const char *text;
+    double number;
+} numbers[] = {{"0", 0.0},
+               {"-0.0", -0.0},
+               {"0e99999999999999999999", 0.0},
+               {"0.1", 0.1},
+               {"3", 3.0},
+               {"-9223372036854775808", -0x1p63},
+               {"9007199254740993", 0x1p53}, /* ties to even, as an integer too */
+               {"9007199254740993.0", 0x1p53},
+               {"9007199254740993.00000000000000000000000000000000000000001", 0x1p53 + 2},
+               {"9007199254740995e0", 0x1p53 + 4},
+               {"1e22", 1e22},
+               {"1e23", 1e23},
+               {"17976931348623157e292", 0x1.fffffffffffffp1023},
+               {"1.7976931348623158079e308", 0x1.fffffffffffffp1023},
+               {"1.7976931348623159e308", (double)INFINITY},
+               {"-1e309", -(double)INFINITY},
+               {"1e310", (double)INFINITY},
+               {"1e99999999999999999999", (double)INFINITY},
+               {"4.9406564584124654e-324", 0x1p-1074},
+               {"2.4703282292062328e-324", 0x1p-1074},
+               {"2.4703282292062327e-324", 0.0},
+               {"1e-324", 0.0},
+               {"-1e-99999999999999999999", -0.0},
+               {"2.2250738585072011e-308", 0x0.fffffffffffffp-1022},
+               {"2.2250738585072014e-308", 0x1p-1022},
+               {"123456789012345678901234567890", 123456789012345678901234567890.0},
+               {"Infinity", (double)INFINITY},
+               {"-Infinity", -(double)INFINITY}};
+
+START_TEST(json_numbers)
+{
+    saei_json json;
+    double number = 7.0;
+    ck_assert_int_eq(parse(&json, "[null, \"1\", NaN, true]"), SAE_OK);
+    for (uint32_t i = 5; i-- > 0;)
+        ck_assert(saei_json_number(&number, &json, i) == (i == 3));
+    ck_assert(isnan(number));
+    saei_json_free(&json, &host);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "[%s]", numbers[i].text);
+        ck_assert_int_eq(parse(&json, text), SAE_OK);
+        ck_assert(saei_json_number(&number, &json, 1));
+        ck_assert_msg(bits_of(number) == bits_of(numbers[i].number), "%s became %.17g", text, number);
+        saei_json_free(&json, &host);
+    }
+}
+END_TEST
+
+/* The oracle is the C library's, which is exact for any number of digits. */
+static void same_as_strtod(const char *text)
+{
+    const double got = saei_decimal(text, strlen(text)), want = strtod(text, NULL);
+    ck_assert_msg(bits_of(got) == bits_of(want), "%.80s: %a, not %a", text, got, want);
+}
+
+/* A double as text: of 17 digits, exactly, or exactly half-way to its neighbour and then a hair above that. */
+static void spell(char *text, size_t room, double v, uint32_t how)
+{
+    const double above = nextafter(v, (double)INFINITY);
+    const long double middle = (long double)v / 2 + (long double)above / 2;
+    if (how == 0)
+        snprintf(text, room, "%.17g", v);
+    else if (how == 1)
+        snprintf(text, room, "%.*e", 40, v);
+    else
+        snprintf(text, room, "%.*Le", 1100, middle);
+    if (how == 3) {
+        char *e = strchr(text, 'e');
+        memmove(e + 1, e, strlen(e) + 1);
+        *e = '1';
+    }
+}
+
+START_TEST(decimals_are_rounded_once)
+{
+    static char text[2048];
+    rng r = {20};
+    for (int i = 0; i < 8000; i++) {
+        const uint64_t bits = i % 4 ? rng_bits(&r) : rng_bits(&r) >> (1 + rng_below(&r, 60)); /* every fourth is small or subnormal */
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        if (!(fabs(v) < 1e308))
+            continue;
+        for (uint32_t how = 0; how < 4; how++) {
+            spell(text, sizeof text, v, how);
+            same_as_strtod(text);
+        }
+    }
+    memset(text, '0', sizeof text);
+    memcpy(text + 1200, "1.5e-1205", 10); /* zeros in front do not count */
+    same_as_strtod(text);
+    memcpy(text, "0.", 2);
+    memcpy(text + 1200, "17e1190", 8);
+    same_as_strtod(text);
+    memcpy(text + 900, "9e-80", 6); /* the only digit lies behind the 800th place */
+    *text = '7';
+    same_as_strtod(text);
+}
+END_TEST
+
+START_TEST(decimals_do_not_ask_the_host)
+{
+    fenv_t before;
+    fegetenv(&before);
+    const uint64_t want = bits_of(0.1), least = bits_of(0x1p-1074);
+    fp_flush();
+    fesetround(FE_UPWARD);
+    const uint64_t got = bits_of(saei_decimal("0.1", 3)), small = bits_of(saei_decimal("+5.e-324", 8));
+    fesetenv(&before);
+    ck_assert_uint_eq(got, want);
+    ck_assert_uint_eq(small, least);
 }
 END_TEST
 
@@ -477,7 +605,7 @@ START_TEST(bad_files)
 }
 END_TEST
 
-/* The table above leaves out nothing that the manifest lists. */
+/* The table above leaves out nothing that the manifest lists, but for the archives, which have tests of their own. */
 START_TEST(manifest_is_covered)
 {
     static char text[1 << 15];
@@ -488,14 +616,19 @@ START_TEST(manifest_is_covered)
     fclose(file);
     ck_assert_msg(parse(&json, text) == SAE_OK, "%s", err.text);
     const uint32_t entries = saei_json_member(&json, 0, "entries");
-    ck_assert_uint_eq(json.v[entries].n, sizeof bad / sizeof *bad);
+    size_t n = 0;
     for (uint32_t i = entries + 1; i < json.v[entries].next; i = json.v[i].next) {
+        const char *kind = saei_json_string(&json, saei_json_member(&json, i, "kind"));
+        if (strcmp(kind, "torch") == 0 || strcmp(kind, "npz") == 0)
+            continue;
+        n++;
         const char *path = saei_json_string(&json, saei_json_member(&json, i, "path"));
         bool listed = false;
         for (size_t j = 0; j < sizeof bad / sizeof *bad; j++)
             listed = listed || strcmp(path, bad[j].name) == 0;
         ck_assert_msg(listed, "%s is not tested", path);
     }
+    ck_assert_uint_eq(n, sizeof bad / sizeof *bad);
     saei_json_free(&json, &host);
 }
 END_TEST
@@ -993,6 +1126,9 @@ int main(void)
     LOOP(tc, json_defects, bad_json);
     tcase_add_test(tc, json_limits);
     tcase_add_test(tc, json_prefixes);
+    tcase_add_test(tc, json_numbers);
+    tcase_add_test(tc, decimals_are_rounded_once);
+    tcase_add_test(tc, decimals_do_not_ask_the_host);
     tcase_add_test(tc, shown_names);
     tcase_add_test(tc, container);
     LOOP(tc, container_defects, bad_containers);
