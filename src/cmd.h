@@ -5,6 +5,7 @@
 #include "args.h"
 
 extern const command cmd_info;
+extern const command cmd_convert;
 extern const command cmd_encode;
 extern const command cmd_decode;
 extern const command cmd_neighbors;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "host/host.h"
+#include "host/words.h"
 
 /* The POSIX strerror_r, whatever the feature macros make of the name. */
 static const char *system_words(int error, char *buffer, size_t bytes)
@@ -18,7 +19,7 @@ static const char *system_words(int error, char *buffer, size_t bytes)
 #endif
 }
 
-static sae_status io_error(sae_error *err, const char *what, const char *path, int error)
+sae_status saei_io_error(sae_error *err, const char *what, const char *path, int error)
 {
     char words[128];
     return saei_fail(err, SAE_E_IO, "cannot %s %s: %s", what, path, system_words(error, words, sizeof words));
@@ -48,7 +49,7 @@ static sae_status read_names(DIR *dir, const char ***names, uint32_t *n, saei_ar
         *names = list;
         list[(*n)++] = name;
     }
-    return errno ? io_error(err, "list", path, errno) : SAE_OK;
+    return errno ? saei_io_error(err, "list", path, errno) : SAE_OK;
 }
 
 sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path, uint32_t most,
@@ -58,7 +59,7 @@ sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, c
     *n = 0;
     DIR *dir = opendir(path);
     if (!dir)
-        return io_error(err, "open", path, errno);
+        return saei_io_error(err, "open", path, errno);
     const sae_status status = read_names(dir, names, n, arena, host, path, most, err);
     (void)closedir(dir);
     return status;
@@ -71,10 +72,10 @@ static sae_status open_regular(int *fd, size_t *bytes, const char *path, sae_err
         *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold the host up */
     while (*fd < 0 && errno == EINTR);
     if (*fd < 0)
-        return io_error(err, "open", path, errno);
+        return saei_io_error(err, "open", path, errno);
     sae_status status = SAE_OK;
     if (fstat(*fd, &st))
-        status = io_error(err, "look at", path, errno);
+        status = saei_io_error(err, "look at", path, errno);
     else if (!S_ISREG(st.st_mode))
         status = saei_fail(err, SAE_E_IO, "%s is %s, not a file", path, S_ISDIR(st.st_mode) ? "a directory" : "a device, pipe or socket");
     else
@@ -92,7 +93,7 @@ static sae_status read_at(int fd, const char *path, void *dst, size_t offset, si
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return io_error(err, "read", path, errno);
+            return saei_io_error(err, "read", path, errno);
         if (n == 0)
             return saei_fail(err, SAE_E_IO, "%s ends at byte %zu, %zu more were expected: it was cut while in use", path, offset, bytes);
         p += n;
@@ -122,7 +123,7 @@ static sae_status map_whole(saei_file *f, const char *path, sae_error *err)
 {
     void *data = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, f->fd, 0);
     if (data == MAP_FAILED)
-        return io_error(err, "map", path, errno);
+        return saei_io_error(err, "map", path, errno);
     f->data = data;
     f->mapped = true;
     return SAE_OK;

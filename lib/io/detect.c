@@ -14,7 +14,8 @@ static const saei_format saelens = {"saelens", saei_read_saelens}, saelens_gguf 
                          connor_rob = {"transformer_lens", saei_read_connor_rob}, llama_scope = {"llama_scope", saei_read_llama_scope},
                          llamascopium = {"llamascopium", saei_read_llamascopium},
                          circuit_tracer = {"circuit_tracer", saei_read_circuit_tracer},
-                         circuit_tracer_clt = {"circuit_tracer", saei_read_circuit_tracer_clt}, temporal = {"temporal", saei_read_temporal};
+                         circuit_tracer_clt = {"circuit_tracer", saei_read_circuit_tracer_clt}, temporal = {"temporal", saei_read_temporal},
+                         sae_file = {"sae", saei_read_sae_file};
 
 /* ---- names ---- */
 
@@ -97,7 +98,7 @@ static sae_status by_names(const saei_format **out, const saei_source *s)
     return SAE_OK;
 }
 
-static const char *const tensor_endings[] = {".safetensors", ".npz", ".pt", ".pth", ".bin", ".gguf"};
+static const char *const tensor_endings[] = {".safetensors", ".npz", ".pt", ".pth", ".bin", ".gguf", ".sae"};
 
 static bool is_tensor_file(const char *name)
 {
@@ -203,6 +204,8 @@ static const saei_format *by_tensors(const saei_source *s)
     const bool npz = ends_with(s->named, ".npz");
     if (ends_with(s->named, ".gguf"))
         return &saelens_gguf;
+    if (ends_with(s->named, ".sae"))
+        return &sae_file;
     if (npz && (has(s, "W_enc") || has(s, "w_enc")))
         return &gemma_scope;
     if (fits("layer#.sae.pt", s->named))
@@ -238,7 +241,7 @@ static sae_status by_content(const saei_format **out, saei_source *s)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s alone is no checkpoint, open the folder it lies in: %s", s->named, s->path);
     if (!is_tensor_file(s->named))
         return saei_fail(s->err, SAE_E_UNSUPPORTED,
-                         "this is neither a folder nor a file of tensors (.safetensors, .npz, .pt, .pth, .bin, .gguf): %s", s->path);
+                         "this is neither a folder nor a file of tensors (.sae, .safetensors, .npz, .pt, .pth, .bin, .gguf): %s", s->path);
     const sae_status status = saei_source_tensors(s, s->named);
     if (status)
         return status;

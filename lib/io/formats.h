@@ -29,6 +29,7 @@ saei_reader saei_read_llamascopium;
 saei_reader saei_read_circuit_tracer;
 saei_reader saei_read_circuit_tracer_clt;
 saei_reader saei_read_temporal;
+saei_reader saei_read_sae_file;
 
 /* The format of what lies at s->folder and s->named. May open files on the way and, by the option layer, go down into a folder.
  * Errors: SAE_E_IO, SAE_E_UNSUPPORTED, SAE_E_FORMAT, SAE_E_NOMEM. */

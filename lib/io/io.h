@@ -59,7 +59,7 @@ typedef struct saei_attention {
 
 enum {
     SAEI_WARNINGS = 8,
-    SAEI_TEXTS = SAE_TEXT_HOOK_NAME_OUT + 1,
+    SAEI_TEXTS = SAE_TEXT_CATALOG + 1,
     SAEI_CHECKED_WHOLE = 64 << 20 /* files up to here are looked at in full when they are opened */
 };
 

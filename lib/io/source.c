@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "io/sae_file.h"
 #include "io/yaml.h"
 
 /* Configurations are a few hundred bytes; the limit keeps a wrong file from being read whole. */
@@ -57,6 +58,9 @@ static sae_status read_container(saei_source *s, const saei_file *file, int32_t 
 {
     const bool npz = ends_with(name, ".npz"), torch = ends_with(name, ".pt") || ends_with(name, ".pth") || ends_with(name, ".bin");
     const bool zip = file->bytes >= 4 && memcmp(file->data, "PK\3\4", 4) == 0;
+    if (ends_with(name, ".sae"))
+        return saei_read_sae_sections(&s->store, s->host, file, index, name,
+                                      s->opt->check == SAE_YES || (s->opt->check != SAE_NO && file->bytes <= SAEI_CHECKED_WHOLE), s->err);
     if (npz || (zip && !torch && !ends_with(name, ".safetensors")))
         return saei_read_npz(&s->store, s->host, file, index, name, s->err);
     if (torch || zip)
