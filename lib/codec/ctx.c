@@ -17,16 +17,20 @@ static sae_status read_options(size_t *max_rows, const sae_ctx_options *opt, sae
 }
 
 typedef struct parts {
-    size_t ctx, y, coef, mean, work, total;
+    size_t ctx, row, coef, ids, y, raw, mean, work, total;
 } parts;
 
 static parts layout(const sae_model *model, size_t max_rows)
 {
-    const size_t workers = model->env->host.max_workers, d_out = (size_t)model->parts.d_out;
+    const size_t workers = model->env->host.max_workers, d_in = (size_t)model->parts.d_in, d_out = (size_t)model->parts.d_out;
+    const size_t raw_rows = model->parts.n_skip ? max_rows : 0;
     parts p = {0};
     p.ctx = saei_reserve(&p.total, 1, sizeof(sae_ctx));
-    p.y = saei_reserve(&p.total, workers * 2 * d_out, sizeof(float));
+    p.row = saei_reserve(&p.total, workers * 2 * d_out, sizeof(float));
     p.coef = saei_reserve(&p.total, workers * SAEI_COEFS, sizeof(float));
+    p.ids = saei_reserve(&p.total, workers * SAEI_COEFS, sizeof(int32_t));
+    p.y = saei_reserve(&p.total, max_rows * d_out, sizeof(float));
+    p.raw = saei_reserve(&p.total, raw_rows * d_in, sizeof(float));
     p.mean = saei_reserve(&p.total, d_out, sizeof(double));
     p.work = saei_reserve(&p.total, 1, saei_work_bytes(model, max_rows));
     return p;
@@ -64,8 +68,11 @@ sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options
     ctx->model = model;
     ctx->bytes = p.total;
     ctx->error.struct_size = sizeof ctx->error;
-    ctx->y = (float *)(void *)(block + p.y);
+    ctx->row = (float *)(void *)(block + p.row);
     ctx->coef = (float *)(void *)(block + p.coef);
+    ctx->ids = (int32_t *)(void *)(block + p.ids);
+    ctx->y = (float *)(void *)(block + p.y);
+    ctx->raw = model->parts.n_skip ? (float *)(void *)(block + p.raw) : NULL;
     ctx->mean = (double *)(void *)(block + p.mean);
     atomic_flag_clear(&ctx->busy);
     saei_work_init(&ctx->work, model, max_rows, block + p.work);
