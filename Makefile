@@ -27,11 +27,13 @@ SAE_CFLAGS := -std=c11 $(WARN) -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-cont
 SAN_FLAGS  := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 COMPILE     = $(CC) $(CPPFLAGS) $(CFLAGS) $(SAE_CFLAGS) -MMD -MP $(SAN_FLAGS)
 LINK        = $(CC) $(CFLAGS) $(LDFLAGS) $(SAN_FLAGS)
-# SQLITE=0: without catalogs of features, and then with libc alone.
+# SQLITE=0: without catalogs of features.
 SQLITE      ?= 1
 ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
 CORE_LIBS    = -lm -lpthread
-PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(CORE_LIBS)
+# What the readers of files need.
+IO_PKGS      = zlib yaml-0.1
+PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(call pkg,--libs,$(IO_PKGS)) $(CORE_LIBS)
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
 VERSION := $(call version_of,MAJOR).$(call version_of,MINOR).$(call version_of,PATCH)
@@ -44,8 +46,8 @@ blis_flags   = $(addprefix -DSAEI_BLIS -fno-lto -isystem ,$(subst /lib/,/include
 LIB_SRC  := $(filter-out $(if $(call ON_SQLITE,1),,$(filter-out %/absent.c,$(wildcard lib/features/*.c))),$(wildcard lib/*/*.c))
 # What is linked: BLIS comes in with the one object that calls it.
 LIB_OBJ  := $(patsubst $(B)/lib/gemm/blis.o,$(B)/lib/blis.o,$(LIB_SRC:%.c=$(B)/%.o))
-# What needs no files and no library: all except the readers, fingerprints (xxhash) and catalogs.
-CORE_SRC := $(filter-out $(filter-out %/parts.c,$(wildcard lib/io/*.c)) lib/features/% lib/model/open.c lib/model/fingerprint.c,$(LIB_SRC))
+# What needs no files and no library: all except the readers, the writers, fingerprints (xxhash) and catalogs.
+CORE_SRC := $(filter-out $(filter-out %/parts.c,$(wildcard lib/io/*.c)) lib/features/% lib/save/% lib/model/open.c lib/model/fingerprint.c,$(LIB_SRC))
 CORE_OBJ := $(filter $(CORE_SRC:%.c=$(B)/%.o) $(B)/lib/blis.o,$(LIB_OBJ))
 TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
@@ -69,9 +71,10 @@ DEPS := $(if $(filter check check-ecosystem demo bench fuzz world world-check,$(
 .DEFAULT_GOAL := all
 all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
 
-# One file, one instruction set: only these see an -m flag. And only catalogs see SQLite.
+# One file, one instruction set: only these see an -m flag. Only catalogs see SQLite, only readers of files their libraries.
 on_x86 = $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),$(1))
-%.o: EXTRA = $(if $(findstring /lib/features/,$@),$(call ON_SQLITE,-DSAEI_SQLITE $(call pkg,--cflags,sqlite3)))
+%.o: EXTRA = $(if $(findstring /lib/features/,$@),$(call ON_SQLITE,-DSAEI_SQLITE $(call pkg,--cflags,sqlite3)))$(if \
+    $(findstring /lib/io/,$@),$(call pkg,--cflags,$(IO_PKGS)))
 %/lib/simd/kernels_avx2.o:   EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
 %/lib/simd/kernels_avx512.o: EXTRA = $(call on_x86,-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
 

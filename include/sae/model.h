@@ -144,7 +144,8 @@ enum {
     SAE_TEXT_HOOK_NAME = 5,      /* hook point: "blocks.12.hook_resid_post" */
     SAE_TEXT_PATH = 6,           /* the file that holds the weights, "" for memory */
     SAE_TEXT_CONFIG = 7,         /* the configuration as it is stored, "" if there is none */
-    SAE_TEXT_HOOK_NAME_OUT = 8   /* hook point that is decoded to, "" where it is the same */
+    SAE_TEXT_HOOK_NAME_OUT = 8,  /* hook point that is decoded to, "" where it is the same */
+    SAE_TEXT_CATALOG = 9         /* the catalog that belongs to it, as a path beside the file: .sae files may name one, else "" */
 };
 
 /* A text of the model; "" for an unknown `what`. Valid as long as the model. */

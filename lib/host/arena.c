@@ -45,6 +45,19 @@ void *saei_arena_grow(saei_arena *arena, const saei_host *host, const void *item
     return larger;
 }
 
+void saei_arena_move(saei_arena *to, saei_arena *from)
+{
+    saei_arena_block *last = from->blocks;
+    if (!last)
+        return;
+    while (last->next)
+        last = last->next;
+    last->next = to->blocks;
+    to->blocks = from->blocks;
+    to->bytes += from->bytes;
+    *from = (saei_arena){0};
+}
+
 void saei_arena_free(saei_arena *arena, const saei_host *host)
 {
     for (saei_arena_block *block = arena->blocks, *next; block; block = next) {

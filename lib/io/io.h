@@ -59,7 +59,7 @@ typedef struct saei_attention {
 
 enum {
     SAEI_WARNINGS = 8,
-    SAEI_TEXTS = SAE_TEXT_HOOK_NAME_OUT + 1,
+    SAEI_TEXTS = SAE_TEXT_CATALOG + 1,
     SAEI_CHECKED_WHOLE = 64 << 20 /* files up to here are looked at in full when they are opened */
 };
 
@@ -94,6 +94,7 @@ typedef struct saei_parts {
     float *b_dec;                  /* [d_out] or NULL */
     float *threshold;              /* [d_sae] or NULL, as stored */
     float *b_gate, *b_mag, *r_mag; /* [d_sae], gated */
+    float *key_scale;              /* [d_sae] or NULL: h is multiplied by it, and the codes are of that scale; not gated */
     float *dec_scale;              /* [d_sae] or NULL: W_dec rows are multiplied by it */
     saei_attention *attention;     /* temporal */
     int32_t n_attention, n_heads;

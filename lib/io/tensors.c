@@ -90,15 +90,6 @@ double saei_element_load(const unsigned char *p, saei_element element)
     return (double)NAN;
 }
 
-void saei_array_row_major(saei_array *array)
-{
-    int64_t step = 1;
-    for (uint32_t i = array->n_dims < SAEI_DIMS ? array->n_dims : SAEI_DIMS; i-- > 0;) {
-        array->stride[i] = step;
-        step *= array->shape[i] > 0 ? array->shape[i] : 1;
-    }
-}
-
 bool saei_array_count(size_t *out, const saei_array *array)
 {
     *out = 1;
@@ -108,6 +99,17 @@ bool saei_array_count(size_t *out, const saei_array *array)
         if (array->shape[i] < 0 || !saei_mul(out, *out, (size_t)array->shape[i]))
             return false;
     return true;
+}
+
+void saei_array_row_major(saei_array *array)
+{
+    size_t count;
+    const bool some = saei_array_count(&count, array) && count && count <= INT64_MAX; /* else a product of sizes may overflow */
+    int64_t step = some;
+    for (uint32_t i = array->n_dims < SAEI_DIMS ? array->n_dims : SAEI_DIMS; i-- > 0;) {
+        array->stride[i] = step;
+        step *= some ? array->shape[i] : 1;
+    }
 }
 
 /* ---- the store ---- */

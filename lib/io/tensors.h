@@ -73,7 +73,7 @@ sae_dtype saei_element_dtype(saei_element element);
 /* An element at p as double: exact but for I64 beyond 2^53. */
 double saei_element_load(const unsigned char *p, saei_element element);
 
-/* Fills the strides of a row-major array from its shape. */
+/* Fills the strides of a row-major array from its shape; 0 where it holds no element, or more than memory can. */
 void saei_array_row_major(saei_array *array);
 
 /* Elements in all; false when more than SAEI_DIMS dimensions or the product overflows. */
