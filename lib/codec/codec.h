@@ -74,6 +74,20 @@ size_t saei_select(const sae_model *model, int32_t *idx, float *val, size_t m, f
 /* The k-th largest of v [n], 1 <= k <= n; v is reordered. */
 float saei_kth_largest(float *v, size_t n, size_t k);
 
+/* Scratch of a temporal SAE: a sequence of up to max_rows rows. */
+typedef struct saei_sequence {
+    size_t max_rows;
+    float *rows, *scaled; /* [max_rows][d_in]: what is left of the rows, and the same as the encoder sees it */
+    float *z, *v;         /* [max_rows][d_sae]: codes going into a layer, then what attention takes; values, then the layer's prediction */
+    float *predicted;     /* [max_rows][d_sae] predicted codes of all layers */
+    float *q, *k;         /* [max_rows][keys of a layer] */
+    float *scale, *shift; /* [max_rows] */
+    float *packed;        /* rows packed for a product */
+    double *weights;      /* per worker: [max_rows] */
+} saei_sequence;
+
+size_t saei_sequence_layout(saei_sequence *out, const sae_model *model, size_t max_rows, unsigned char *block);
+
 struct sae_ctx {
     sae_model *model;
     atomic_flag busy;
@@ -81,12 +95,13 @@ struct sae_ctx {
     int64_t nonfinite;
     size_t bytes; /* of the whole allocation, for the allocator */
     saei_work work;
-    float *row;   /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
-    float *coef;  /* per worker: [SAEI_COEFS] */
-    int32_t *ids; /* per worker: [SAEI_COEFS] */
-    float *y;     /* [max_rows][d_out] rows of a forward pass */
-    float *raw;   /* [max_rows][d_in] the rows as they came, where there is a skip; else NULL */
-    double *mean; /* [d_out] */
+    saei_sequence sequence; /* temporal; else zeros */
+    float *row;             /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
+    float *coef;            /* per worker: [SAEI_COEFS] */
+    int32_t *ids;           /* per worker: [SAEI_COEFS] */
+    float *y;               /* [max_rows][d_out] rows of a forward pass */
+    float *raw;             /* [max_rows][d_in] the rows as they came, where there is a skip; else NULL */
+    double *mean;           /* [d_out] */
 };
 
 enum { SAEI_COEFS = 256 };
@@ -96,7 +111,19 @@ enum { SAEI_COEFS = 256 };
 sae_status saei_ctx_begin(sae_ctx *ctx, saei_fpmode *mode);
 sae_status saei_ctx_end(sae_ctx *ctx, saei_fpmode mode, sae_status status);
 
+/* out [d_out] += the n codes, ascending, each by its decoder row. */
+void saei_add_codes(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker);
+
 /* out [d_out] = b_dec + the n codes, ascending, each by its decoder row; not un-normalised. */
 void saei_decode_row(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker);
+
+/* Reads all rows of a call as one sequence and predicts; puts n of them where an encode wants them; adds the predicted codes of row `row` of
+ * the sequence to the codes of the work's row r. */
+sae_status saei_sequence_read(sae_ctx *ctx, const saei_rows *x);
+void saei_sequence_load(sae_ctx *ctx, size_t r0, size_t n);
+void saei_sequence_add(sae_ctx *ctx, size_t row, size_t r);
+
+/* Encodes rows r0 .. r0 + n - 1 of a call into ctx->work; calls begin with row 0. Sets the sentence when it fails. */
+sae_status saei_ctx_encode(sae_ctx *ctx, const saei_rows *x, int64_t r0, size_t n);
 
 #endif

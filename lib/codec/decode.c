@@ -77,17 +77,22 @@ static size_t below(const int32_t *ids, size_t n, int64_t feature)
     return lo;
 }
 
-void saei_decode_row(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker)
+void saei_add_codes(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker)
 {
     const saei_parts *p = &ctx->model->parts;
     const room at = {ctx->model, ctx->row + (2 * (size_t)worker + 1) * (size_t)p->d_out, ctx->coef + worker * SAEI_COEFS,
                      ctx->ids + worker * SAEI_COEFS};
-    memcpy(out, ctx->model->b_dec, (size_t)p->d_out * sizeof *out);
-    for (uint32_t i = 0; i < p->n_dec; i++) {
+    for (uint32_t i = 0; i < p->n_dec && n; i++) {
         const saei_segment *s = p->dec + i;
         const size_t from = below(ids, n, s->first), to = from + below(ids + from, n - from, (int64_t)s->first + s->n);
         add_segment(&at, out, i, ids + from, values + from, to - from);
     }
+}
+
+void saei_decode_row(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker)
+{
+    memcpy(out, ctx->model->b_dec, (size_t)ctx->model->parts.d_out * sizeof *out);
+    saei_add_codes(ctx, out, ids, values, n, worker);
 }
 
 /* Decodes row r into the worker's buffer. */

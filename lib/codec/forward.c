@@ -64,9 +64,12 @@ static sae_status forward_block(sae_ctx *ctx, const saei_rows *y, const saei_row
     forward_job job = {.ctx = ctx};
     for (size_t r = 0; ctx->raw && r < n; r++)
         k->widen(ctx->raw + r * d_in, saei_rows_at(x, r0 + (int64_t)r), x->dtype, d_in);
-    saei_work_load(&ctx->work, ctx->model, x, r0, n);
-    if (saei_work_encode(&ctx->work, ctx->model, n, &ctx->nonfinite) || saei_run(&ctx->model->env->host, &job, decode_task, (uint32_t)n) ||
-        add_skips(&job, n))
+    const sae_status status = saei_ctx_encode(ctx, x, r0, n);
+    if (status)
+        return status;
+    for (size_t r = 0; ctx->model->parts.arch == SAE_TEMPORAL && r < n; r++)
+        saei_sequence_add(ctx, (size_t)r0 + r, r);
+    if (saei_run(&ctx->model->env->host, &job, decode_task, (uint32_t)n) || add_skips(&job, n))
         return saei_fail(&ctx->error, SAE_E_HOST, "the host's parallel-for failed in rows %lld .. %lld", (long long)r0,
                          (long long)r0 + (long long)n - 1);
     for (size_t r = 0; r < n; r++)

@@ -270,11 +270,11 @@ static void probe_block(const saei_lanes *l, sae_ctx *ctx, const target *to, int
     }
 }
 
-static sae_status full_block(const saei_lanes *l, sae_ctx *ctx, const target *to, int64_t r0, size_t n)
+static sae_status full_block(const saei_lanes *l, sae_ctx *ctx, const target *to, const saei_rows *rows, int64_t r0, size_t n)
 {
-    if (saei_work_encode(&ctx->work, ctx->model, n, &ctx->nonfinite))
-        return saei_fail(&ctx->error, SAE_E_HOST, "the host's parallel-for failed in rows %lld .. %lld", (long long)r0,
-                         (long long)r0 + (long long)n - 1);
+    const sae_status status = saei_ctx_encode(ctx, rows, r0, n);
+    if (status)
+        return status;
     for (size_t r = 0; r < n; r++)
         for (size_t i = 0; i < l->n; i++)
             put(to, r0 + (int64_t)r, i, saei_work_find(&ctx->work, ctx->model, r, l->features[i]));
@@ -300,11 +300,12 @@ static sae_status run(const sae_probe *probe, sae_ctx *ctx, target to, const sae
     ctx->nonfinite = 0;
     for (int64_t r0 = 0; r0 < rows.n && !status; r0 += (int64_t)ctx->work.max_rows) {
         const size_t n = rows.n - r0 < (int64_t)ctx->work.max_rows ? (size_t)(rows.n - r0) : ctx->work.max_rows;
-        saei_work_load(&ctx->work, ctx->model, &rows, r0, n);
-        if (full)
-            status = full_block(l, ctx, &to, r0, n);
-        else
+        if (full) {
+            status = full_block(l, ctx, &to, &rows, r0, n);
+        } else {
+            saei_work_load(&ctx->work, ctx->model, &rows, r0, n);
             probe_block(l, ctx, &to, r0, n);
+        }
     }
     return status;
 }

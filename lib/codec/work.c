@@ -18,7 +18,8 @@ static size_t layout(saei_work *w, const sae_model *model, size_t rows, unsigned
     const size_t xc = saei_reserve(&total, per_row, sizeof(float)), packed = saei_reserve(&total, per_packed, sizeof(float));
     const size_t scale = saei_reserve(&total, rows, sizeof(float)), shift = saei_reserve(&total, rows, sizeof(float));
     const size_t c = saei_reserve(&total, workers * saei_dots_c_floats(), sizeof(float));
-    const size_t pack = saei_reserve(&total, workers * saei_dots_pack_floats(d), sizeof(float));
+    const size_t widest = model->parts.arch == SAE_TEMPORAL && n > d ? n : d; /* of a product */
+    const size_t pack = saei_reserve(&total, workers * saei_dots_pack_floats(widest), sizeof(float));
     const size_t pick = saei_reserve(&total, picks ? workers * n : 0, sizeof(float));
     const size_t count = saei_reserve(&total, rows * tiles, sizeof(int32_t)), bad = saei_reserve(&total, rows * tiles, sizeof(size_t));
     const size_t counts = saei_reserve(&total, rows, sizeof(int32_t)), floors = saei_reserve(&total, rows, sizeof(uint32_t));

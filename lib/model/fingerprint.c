@@ -189,6 +189,8 @@ static void hash_more(XXH3_state_t *state, const saei_parts *p)
     }
     for (uint32_t i = 0; i < p->n_skip; i++)
         hash_place(state, p->skip[i].in_first, p->skip[i].out_first, p->skip[i].w.m.n, p->skip[i].w.m.d);
+    if (p->key_scale)
+        hash_vector(state, p->key_scale, p->d_sae);
     if (p->norm == SAE_NORM_AFFINE) {
         hash_vector(state, p->in_shift, p->d_in);
         hash_vector(state, p->in_scale, p->d_in);

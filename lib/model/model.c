@@ -119,7 +119,10 @@ static void derive_gated(sae_model *model, float **cursor)
 static void derive_threshold(sae_model *model, float **cursor)
 {
     const saei_parts *p = &model->parts;
-    model->act = (saei_act){.bias = p->b_enc, .threshold = p->threshold, .keeps_negative = p->keeps_negative || p->arch == SAE_ABSTOPK};
+    model->act = (saei_act){.bias = p->b_enc,
+                            .threshold = p->threshold,
+                            .key_scale = p->key_scale,
+                            .keeps_negative = p->keeps_negative || p->arch == SAE_ABSTOPK};
     if (!p->threshold || p->keeps_negative)
         return;
     float *t = take(cursor, (size_t)p->d_sae);

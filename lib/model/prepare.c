@@ -91,10 +91,10 @@ sae_status sae_model_check(const sae_model *model, sae_error *err)
         return saei_fail(err, SAE_E_ARG, "sae_model_check: model is NULL");
     const saei_parts *p = &model->parts;
     const vector vectors[] = {
-        {p->b_enc, p->d_sae, "b_enc"},         {p->b_dec, p->d_out, "b_dec"},        {p->threshold, p->d_sae, "threshold"},
-        {p->b_gate, p->d_sae, "b_gate"},       {p->b_mag, p->d_sae, "b_mag"},        {p->r_mag, p->d_sae, "r_mag"},
-        {p->dec_scale, p->d_sae, "dec_scale"}, {p->in_shift, p->d_in, "in_shift"},   {p->in_scale, p->d_in, "in_scale"},
-        {p->out_shift, p->d_out, "out_shift"}, {p->out_scale, p->d_out, "out_scale"}};
+        {p->b_enc, p->d_sae, "b_enc"},         {p->b_dec, p->d_out, "b_dec"},         {p->threshold, p->d_sae, "threshold"},
+        {p->b_gate, p->d_sae, "b_gate"},       {p->b_mag, p->d_sae, "b_mag"},         {p->r_mag, p->d_sae, "r_mag"},
+        {p->key_scale, p->d_sae, "key_scale"}, {p->dec_scale, p->d_sae, "dec_scale"}, {p->in_shift, p->d_in, "in_shift"},
+        {p->in_scale, p->d_in, "in_scale"},    {p->out_shift, p->d_out, "out_shift"}, {p->out_scale, p->d_out, "out_scale"}};
     sae_status status = check_vectors(model, vectors, sizeof vectors / sizeof *vectors, err);
     if (!status)
         status = check_matrices(model, err);

@@ -93,6 +93,8 @@ static sae_status check_arch(const saei_parts *p, sae_error *err)
     if (square && (p->d_in != p->d_out || p->n_enc != 1 || p->enc[0].w.m.d != p->d_in))
         return saei_fail(err, SAE_E_FORMAT, "a %s SAE has one encoder and d_in = d_out, this one has %u and d_in = %d, d_out = %d",
                          sae_arch_name(p->arch), (unsigned)p->n_enc, (int)p->d_in, (int)p->d_out);
+    if (p->key_scale && (p->rescale_by_decoder_norm || p->arch == SAE_GATED || p->arch == SAE_MATCHING_PURSUIT))
+        return saei_fail(err, SAE_E_FORMAT, "pre-activations of a %s SAE that are scaled, and scaled again", sae_arch_name(p->arch));
     if (p->norm == SAE_NORM_AFFINE && (!p->in_shift || !p->in_scale || (!p->norm_in_only && (!p->out_shift || !p->out_scale))))
         return saei_fail(err, SAE_E_FORMAT, "the affine normaliser lacks one of its vectors");
     return SAE_OK;
