@@ -32,7 +32,7 @@ SQLITE      ?= 1
 ON_SQLITE    = $(if $(filter-out 0,$(SQLITE)),$(1))
 CORE_LIBS    = -lm -lpthread
 # What the readers of files need.
-IO_PKGS      = zlib
+IO_PKGS      = zlib yaml-0.1
 PRIVATE_LIBS = $(call ON_SQLITE,$(call pkg,--libs,sqlite3)) $(call pkg,--libs,$(IO_PKGS)) $(CORE_LIBS)
 
 version_of = $(shell sed -n 's/^.define SAE_VERSION_$(1) //p' include/sae.h)
@@ -46,8 +46,8 @@ blis_flags   = $(addprefix -DSAEI_BLIS -fno-lto -isystem ,$(subst /lib/,/include
 LIB_SRC  := $(filter-out $(if $(call ON_SQLITE,1),,$(filter-out %/absent.c,$(wildcard lib/features/*.c))),$(wildcard lib/*/*.c))
 # What is linked: BLIS comes in with the one object that calls it.
 LIB_OBJ  := $(patsubst $(B)/lib/gemm/blis.o,$(B)/lib/blis.o,$(LIB_SRC:%.c=$(B)/%.o))
-# What needs no files and no library: all except the readers, fingerprints (xxhash) and catalogs.
-CORE_SRC := $(filter-out lib/io/% lib/features/% lib/model/open.c lib/model/fingerprint.c,$(LIB_SRC))
+# What needs no files and no library: all except the readers, the writers, fingerprints (xxhash) and catalogs.
+CORE_SRC := $(filter-out $(filter-out %/parts.c,$(wildcard lib/io/*.c)) lib/features/% lib/save/% lib/model/open.c lib/model/fingerprint.c,$(LIB_SRC))
 CORE_OBJ := $(filter $(CORE_SRC:%.c=$(B)/%.o) $(B)/lib/blis.o,$(LIB_OBJ))
 TOOL_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard src/*.c))
 SUPPORT  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))

@@ -31,6 +31,7 @@
 #include "sae/host.h"
 #include "sae/env.h"
 #include "sae/model.h"
+#include "sae/save.h"
 #include "sae/codec.h"
 #include "sae/steer.h"
 #include "sae/distance.h"

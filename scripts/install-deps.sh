@@ -55,9 +55,10 @@ for_build() {
     need libjansson-dev jansson-devel jansson jansson-dev pkg jansson
     need libminizip-dev minizip-compat-devel minizip minizip-dev pkg minizip
     need libsqlite3-dev sqlite-devel sqlite sqlite-dev pkg sqlite3
+    need libyaml-dev libyaml-devel libyaml yaml-dev pkg yaml-0.1
     need libxxhash-dev xxhash-devel xxhash xxhash-dev builds "#include <xxhash.h>
 $main" "${CC:-cc}"
-    need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib # minizip's headers include zlib.h
+    need zlib1g-dev zlib-devel zlib zlib-dev pkg zlib
 }
 
 for_fuzz() {

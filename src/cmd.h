@@ -5,6 +5,7 @@
 #include "args.h"
 
 extern const command cmd_info;
+extern const command cmd_convert;
 extern const command cmd_encode;
 extern const command cmd_decode;
 extern const command cmd_neighbors;
@@ -14,5 +15,6 @@ extern const command cmd_catalog_import;
 extern const command cmd_catalog_export;
 extern const command cmd_search;
 extern const command cmd_top;
+extern const command cmd_pull;
 
 #endif

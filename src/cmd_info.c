@@ -12,27 +12,29 @@ static const option_desc options[] = {OPTION_JSON, {0}};
 typedef struct facts {
     sae_memory memory;
     size_t ctx_bytes;
-    spread decoder_norm;
-    spread threshold; /* jumprelu */
+    spread encoder_norm, decoder_norm; /* of the features' rows; of those that are finite */
+    int64_t dead;                      /* features with an encoder or decoder row of zeros */
+    int64_t nonfinite;                 /* features with a weight that is not finite */
+    spread threshold;                  /* jumprelu */
     char fingerprint[33];
     bool checked;
 } facts;
 
-static spread decoder_norms(const session *s, const char *path)
+/* The norms of the rows of a tensor. */
+static void norms_of(const session *s, int32_t tensor, int32_t d, float *norms, const char *path)
 {
     enum { BLOCK = 256 };
     int64_t n = s->info.d_sae;
-    float *rows = take((size_t)BLOCK * (size_t)s->info.d_out, sizeof *rows);
-    float *norms = take((size_t)n, sizeof *norms);
+    float *rows = take((size_t)BLOCK * (size_t)d, sizeof *rows);
     progress p = progress_start("measuring", "features", n);
     for (int64_t first = 0; first < n; first += BLOCK) {
         int64_t m = n - first < BLOCK ? n - first : BLOCK;
         sae_error err = {.struct_size = sizeof err};
-        expect_ok(sae_model_read(s->model, SAE_W_DEC, first, m, rows, &err), &err, path);
+        expect_ok(sae_model_read(s->model, tensor, first, m, rows, &err), &err, path);
         for (int64_t i = 0; i < m; i++) {
             double square = 0;
-            for (int32_t k = 0; k < s->info.d_out; k++) {
-                double w = rows[i * s->info.d_out + k];
+            for (int32_t k = 0; k < d; k++) {
+                double w = rows[i * d + k];
                 square += w * w;
             }
             norms[first + i] = (float)sqrt(square);
@@ -40,10 +42,35 @@ static spread decoder_norms(const session *s, const char *path)
         progress_at(&p, first + m);
     }
     progress_end(&p);
-    spread result = spread_of(norms, n);
-    free(norms);
     free(rows);
-    return result;
+}
+
+/* The spread of those that are finite: zeros, if none is. */
+static spread spread_of_finite(float *v, int64_t n)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (isfinite(v[i])) {
+            v[kept++] = v[i];
+        }
+    }
+    return kept > 0 ? spread_of(v, kept) : (spread){0};
+}
+
+static void measure(facts *f, const session *s, const char *path)
+{
+    int64_t n = s->info.d_sae;
+    float *enc = take((size_t)n, sizeof *enc), *dec = take((size_t)n, sizeof *dec);
+    norms_of(s, SAE_W_ENC, s->info.d_in, enc, path);
+    norms_of(s, SAE_W_DEC, s->info.d_out, dec, path);
+    for (int64_t i = 0; i < n; i++) {
+        f->dead += enc[i] == 0.0f || dec[i] == 0.0f;
+        f->nonfinite += !isfinite(enc[i]) || !isfinite(dec[i]);
+    }
+    f->encoder_norm = spread_of_finite(enc, n);
+    f->decoder_norm = spread_of_finite(dec, n);
+    free(enc);
+    free(dec);
 }
 
 static spread thresholds(const session *s, const char *path)
@@ -72,11 +99,34 @@ static facts gather(const session *s, const model_args *m, const char *path)
     }
     expect_ok(sae_model_memory(s->model, &f.memory), &err, path);
     expect_ok(sae_ctx_bytes(s->model, NULL, &f.ctx_bytes), &err, path);
-    f.decoder_norm = decoder_norms(s, path);
+    measure(&f, s, path);
     if (s->info.arch == SAE_JUMPRELU) {
         f.threshold = thresholds(s, path);
     }
     return f;
+}
+
+/* What a careful user wants to know of the weights, beside the warnings of the file: sentences, at most NOTES of them. */
+enum { NOTES = 4, NOTE = 160 };
+
+static int notes_of(char notes[NOTES][NOTE], const session *s, const facts *f)
+{
+    const spread d = f->decoder_norm;
+    const float factor = s->info.norm_scaling_factor;
+    int n = 0;
+    if (f->nonfinite > 0) {
+        snprintf(notes[n++], NOTE, "%lld features have weights that are not finite", (long long)f->nonfinite);
+    }
+    if (f->dead > 0) {
+        snprintf(notes[n++], NOTE, "%lld features are dead: their encoder or decoder row is zero", (long long)f->dead);
+    }
+    if (d.min < 0.99 || d.max > 1.01) {
+        snprintf(notes[n++], NOTE, "decoder rows are not of unit norm: a code says how much a feature writes only times its norm");
+    }
+    if (factor > 1e3f || factor < 1e-3f) {
+        snprintf(notes[n++], NOTE, "rows are scaled by %g first, which few SAEs need: see where the factor is from", (double)factor);
+    }
+    return n;
 }
 
 static json_t *spread_json(spread s)
@@ -100,6 +150,8 @@ static void print_json(const session *s, const facts *f)
     add_text(root, "stored_architecture", s, SAE_TEXT_ARCHITECTURE);
     add_text(root, "model_name", s, SAE_TEXT_MODEL_NAME);
     add_text(root, "hook_name", s, SAE_TEXT_HOOK_NAME);
+    add_text(root, "hook_name_out", s, SAE_TEXT_HOOK_NAME_OUT);
+    add_text(root, "catalog", s, SAE_TEXT_CATALOG);
     json_object_set_new(root, "d_in", json_integer(i->d_in));
     json_object_set_new(root, "d_sae", json_integer(i->d_sae));
     json_object_set_new(root, "d_out", json_integer(i->d_out));
@@ -111,7 +163,9 @@ static void print_json(const session *s, const facts *f)
     json_object_set_new(root, "apply_b_dec", json_boolean(i->apply_b_dec == SAE_YES));
     json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
     json_object_set_new(root, "fingerprint", json_string(f->fingerprint));
+    json_object_set_new(root, "encoder_norm", spread_json(f->encoder_norm));
     json_object_set_new(root, "decoder_norm", spread_json(f->decoder_norm));
+    json_object_set_new(root, "dead_features", json_integer(f->dead));
     json_object_set_new(root, "threshold", i->arch == SAE_JUMPRELU ? spread_json(f->threshold) : json_null());
     json_object_set_new(root, "memory",
                         json_pack("{s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes, "vectors_bytes",
@@ -124,6 +178,12 @@ static void print_json(const session *s, const facts *f)
         json_array_append_new(warnings, report_text(sae_model_warning(s->model, w)));
     }
     json_object_set_new(root, "warnings", warnings);
+    char sentences[NOTES][NOTE];
+    json_t *notes = json_array();
+    for (int note = 0, n = notes_of(sentences, s, f); note < n; note++) {
+        json_array_append_new(notes, json_string(sentences[note]));
+    }
+    json_object_set_new(root, "notes", notes);
     report_print(root);
 }
 
@@ -156,6 +216,8 @@ static void print_text(const session *s, const facts *f)
     printf(" (stored as '%s')\n", sae_model_text(s->model, SAE_TEXT_ARCHITECTURE));
     text_line("model", sae_model_text(s->model, SAE_TEXT_MODEL_NAME));
     text_line("hook point", sae_model_text(s->model, SAE_TEXT_HOOK_NAME));
+    text_line("writes to", sae_model_text(s->model, SAE_TEXT_HOOK_NAME_OUT));
+    text_line("catalog", sae_model_text(s->model, SAE_TEXT_CATALOG));
     printf("%-16s d_in %d, d_sae %d, d_out %d\n", "shape", i->d_in, i->d_sae, i->d_out);
     printf("%-16s W_enc %s, W_dec %s\n", "stored as", sae_dtype_name(i->w_enc_dtype), sae_dtype_name(i->w_dec_dtype));
     printf("%-16s %s", "input", sae_norm_name(i->norm));
@@ -164,6 +226,7 @@ static void print_text(const session *s, const facts *f)
     }
     printf(", b_dec %s\n", i->apply_b_dec == SAE_YES ? "subtracted" : "not subtracted");
     text_line("fingerprint", f->fingerprint);
+    spread_line("encoder norm", f->encoder_norm);
     spread_line("decoder norm", f->decoder_norm);
     if (i->arch == SAE_JUMPRELU) {
         spread_line("threshold", f->threshold);
@@ -174,6 +237,10 @@ static void print_text(const session *s, const facts *f)
     printf("%-16s %s\n", "weights", f->checked ? "all finite" : "not checked");
     for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
         text_line("warning", sae_model_warning(s->model, w));
+    }
+    char notes[NOTES][NOTE];
+    for (int n = 0, all = notes_of(notes, s, f); n < all; n++) {
+        text_line("note", notes[n]);
     }
 }
 
@@ -199,9 +266,9 @@ const command cmd_info = {
     .name = "info",
     .synopsis = "PATH [--json]",
     .summary = "Tell what an SAE is, and check its weights",
-    .details = "Prints format, architecture, shapes, types, normalisation, hook point, fingerprint, statistics of decoder\n"
-               "norms and thresholds, warnings, and the memory of each form. Reads every weight; one that is not finite is\n"
-               "an error that names tensor, row and column (--no-check leaves that out).\n",
+    .details = "Prints format, architecture, shapes, types, normalisation, hook points, fingerprint, statistics of the norms\n"
+               "of encoder and decoder rows and of thresholds, dead features, warnings, and the memory of each form. Reads\n"
+               "every weight; one that is not finite is an error that names tensor, row and column (--no-check leaves that out).\n",
     .options = options,
     .run = run,
 };

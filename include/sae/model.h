@@ -22,7 +22,12 @@ enum {
     SAE_STANDARD = 1, /* relu(h) */
     SAE_JUMPRELU = 2, /* relu(h) where h > threshold (arXiv 2407.14435) */
     SAE_TOPK = 3,     /* the k largest h, then relu (arXiv 2406.04093); ties go to the lower index */
-    SAE_GATED = 4     /* relu(exp(r_mag) * u + b_mag) where u + b_gate > 0, u = xc W_enc (arXiv 2404.16014) */
+    SAE_GATED = 4,    /* relu(exp(r_mag) * u + b_mag) where u + b_gate > 0, u = xc W_enc (arXiv 2404.16014) */
+    SAE_ABSTOPK = 5,  /* the k largest |h|, with their sign (sae-lens 6.54, saes/abs_topk_sae.py) */
+    SAE_GROUPMAX = 6, /* the features in k groups of neighbours, the largest h of each, then relu (sparsify 1.3) */
+    SAE_MATCHING_PURSUIT =
+        7,           /* r = xc; i = argmax relu(r . W_dec row), f_i += v, r -= v W_dec row; again (sae-lens 6.54, same file name) */
+    SAE_TEMPORAL = 8 /* attention over the rows before predicts a part, top-k or relu codes the rest (arXiv 2511.01836) */
 };
 
 /* What is done to a row before, and undone after (sae-lens 6.54, saes/sae.py). d = d_in, all per row. */
@@ -32,7 +37,8 @@ enum {
     SAE_NORM_NONE = 0,
     SAE_NORM_SCALE = 1,    /* x * norm_scaling_factor ("expected_average_only_in") */
     SAE_NORM_CONSTANT = 2, /* x * sqrt(d) / ||x|| ("constant_norm_rescale"); a zero row has no finite pre-activation */
-    SAE_NORM_LAYER = 3     /* (x - mean) / (std + 1e-5), std unbiased ("layer_norm") */
+    SAE_NORM_LAYER = 3,    /* (x - mean) / (std + 1e-5), std unbiased ("layer_norm") */
+    SAE_NORM_AFFINE = 4    /* (x - shift) * scale by element, undone by a scale and shift of its own (crosscoder_learning) */
 };
 
 /* The file says otherwise, or does not say: overrides for sae_model_open. Zero = what the file says. The same names are the
@@ -48,6 +54,7 @@ typedef struct sae_open_options {
     float norm_scaling_factor;         /* factor for "expected_average_only_in", which cfg.json does not carry */
     int32_t copy;                      /* SAE_YES: read the file into memory instead of mapping it */
     int32_t check;                     /* SAE_YES: run sae_model_check before returning; SAE_NO: skip the checks of files <= 64 MiB */
+    const char *layer;                 /* which SAE of a folder that holds several: "12", or the name of its file or folder */
 } sae_open_options;
 
 /* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
@@ -59,11 +66,16 @@ SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *pat
 
 /* flags of sae_weights */
 enum {
-    SAE_BORROW = 1,                  /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
-    SAE_W_ENC_BY_ROWS = 2,           /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
-    SAE_W_DEC_BY_COLS = 4,           /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
-    SAE_APPLY_B_DEC = 8,             /* subtract b_dec from the (normalised) input */
-    SAE_RESCALE_BY_DECODER_NORM = 16 /* top-k selects and returns h * ||W_dec row||, decode divides by it */
+    SAE_BORROW = 1,                   /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
+    SAE_W_ENC_BY_ROWS = 2,            /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
+    SAE_W_DEC_BY_COLS = 4,            /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
+    SAE_APPLY_B_DEC = 8,              /* subtract b_dec from the (normalised) input */
+    SAE_RESCALE_BY_DECODER_NORM = 16, /* top-k selects and returns h * ||W_dec row||, decode divides by it */
+    SAE_KEEP_NEGATIVE = 32,           /* jumprelu and top-k: no relu, so that codes may be negative; an h of 0 is never one */
+    SAE_NORM_IN_ONLY = 64,            /* a decoded row is not un-normalised (transcoders of sae-lens) */
+    SAE_RETURN_UNSCALED =
+        128, /* with SAE_RESCALE_BY_DECODER_NORM: selects by h * ||W_dec row||, returns h (to one ulp), decode does not divide */
+    SAE_STOP_ON_REPEAT = 256 /* matching pursuit: a round that adds no feature is the last */
 };
 
 /* Weights in memory. Matrices are row-major in `dtype`, vectors are f32 and always copied. */
@@ -75,10 +87,10 @@ typedef struct sae_weights {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out; /* 0 = d_in */
-    int32_t k;     /* top-k: 1 .. d_sae */
+    int32_t k;     /* top-k: 1 .. d_sae; groupmax: groups, d_sae is a multiple; matching pursuit: most rounds, 0 = d_in */
     sae_norm norm;
     float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
-    const void *w_enc;
+    const void *w_enc;         /* NULL for a matching pursuit, whose dictionary is w_dec */
     const void *w_dec;
     const float *b_enc;     /* [d_sae]; NULL = 0. Not used by gated */
     const float *b_dec;     /* [d_out]; NULL = 0 */
@@ -86,9 +98,13 @@ typedef struct sae_weights {
     const float *b_gate;    /* [d_sae], gated only, as b_mag and r_mag */
     const float *b_mag;
     const float *r_mag;
+    const void *w_skip;       /* [d_out][d_in] in dtype, by output; NULL = none. sae_forward adds it to what is decoded */
+    float residual_threshold; /* matching pursuit: a row is done when what is left of it is shorter; 0 = only k and the flag decide */
+    float norm_out_factor;    /* SAE_NORM_SCALE: a decoded row is multiplied by it; 0 = 1 / norm_scaling_factor */
 } sae_weights;
 
-/* Builds a model from memory. Values are not checked (sae_model_check does that), shapes and pointers are.
+/* Builds a model from memory, of any architecture but SAE_TEMPORAL and of one hook point. Values are not checked (sae_model_check does that),
+ * shapes and pointers are.
  * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_NOMEM, SAE_E_VERSION. */
 SAE_API sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *weights, sae_error *err);
 
@@ -101,10 +117,19 @@ typedef struct sae_info {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out;
-    int32_t k;           /* 0 unless top-k */
+    int32_t k;           /* of top-k and groupmax, most rounds of a matching pursuit, 0 where there is none */
     int32_t apply_b_dec; /* SAE_YES or SAE_NO, as the next */
     int32_t rescale_by_decoder_norm;
     float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */
+    int32_t n_in;              /* hook points that a row in consists of, laid one behind the other: 1 for most SAEs */
+    int32_t n_out;             /* and a row out */
+    int32_t n_blocks;          /* stretches of features, each with an encoder of its own: 1 for most SAEs */
+    int32_t has_skip;          /* SAE_YES or SAE_NO, as the next: sae_forward adds x W_skip */
+    int32_t keeps_negative;    /* codes may be negative */
+    int32_t norm_in_only;      /* decoded rows are not un-normalised */
+    int32_t returns_unscaled;  /* a top-k by h * ||W_dec row|| whose codes are h */
+    int32_t stops_on_repeat;   /* matching pursuit: a round that adds no feature is the last */
+    float residual_threshold;  /* matching pursuit: a row is done when what is left of it is shorter */
 } sae_info;
 
 /* Fills `out` (set out->struct_size first). Errors: SAE_E_ARG. */
@@ -118,7 +143,9 @@ enum {
     SAE_TEXT_MODEL_NAME = 4,     /* of the language model, "" if absent, as the next */
     SAE_TEXT_HOOK_NAME = 5,      /* hook point: "blocks.12.hook_resid_post" */
     SAE_TEXT_PATH = 6,           /* the file that holds the weights, "" for memory */
-    SAE_TEXT_CONFIG = 7          /* cfg.json as it is stored, "" if there is none */
+    SAE_TEXT_CONFIG = 7,         /* the configuration as it is stored, "" if there is none */
+    SAE_TEXT_HOOK_NAME_OUT = 8,  /* hook point that is decoded to, "" where it is the same */
+    SAE_TEXT_CATALOG = 9         /* the catalog that belongs to it, as a path beside the file: .sae files may name one, else "" */
 };
 
 /* A text of the model; "" for an unknown `what`. Valid as long as the model. */
@@ -131,11 +158,13 @@ SAE_API const char *sae_model_warning(const sae_model *model, int32_t i);
 
 /* Tensors of the canonical form. */
 enum {
-    SAE_W_ENC = 1,    /* by feature: [d_sae][d_in] */
-    SAE_W_DEC = 2,    /* by feature: [d_sae][d_out], in the unit of the published codes */
-    SAE_B_ENC = 3,    /* [d_sae]; b_gate for gated */
-    SAE_B_DEC = 4,    /* [d_out] */
-    SAE_THRESHOLD = 5 /* [d_sae]: a feature is active when h > threshold and h > 0; zeros where the architecture has none */
+    SAE_W_ENC = 1, /* by feature: [d_sae][d_in] */
+    SAE_W_DEC = 2, /* by feature: [d_sae][d_out], in the unit of the published codes */
+    SAE_B_ENC = 3, /* [d_sae]; b_gate for gated */
+    SAE_B_DEC = 4, /* [d_out] */
+    SAE_THRESHOLD =
+        5,         /* [d_sae]: a feature is active when h > threshold and h > 0 (keeps_negative: h is not 0); zeros where there is none */
+    SAE_W_SKIP = 6 /* by output: [d_out][d_in], zeros where it reads nothing of the row */
 };
 
 /* Copies `n` rows of a tensor from row `first` on, as f32 (a vector's row is one value): out is [n][d_in], [n][d_out] or [n].

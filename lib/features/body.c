@@ -32,7 +32,7 @@ void saei_body_pack(saei_bytes *out, const saei_host *host, const sae_feature *f
 /* What is left to read of a body that may be anything. */
 typedef struct cursor {
     const char *at, *end;
-    saei_arena *arena;
+    saei_pile *arena;
     bool no_memory;
 } cursor;
 
@@ -47,7 +47,7 @@ static bool get(cursor *c, void *to, size_t bytes)
 
 static void *array(cursor *c, size_t n, size_t each)
 {
-    void *p = saei_arena_take(c->arena, n * each); /* n is at most SAE_MOST_TOKENS */
+    void *p = saei_pile_take(c->arena, n * each); /* n is at most SAE_MOST_TOKENS */
     c->no_memory |= !p;
     return p;
 }
@@ -106,9 +106,9 @@ static bool unpack(cursor *c, sae_feature *f)
     return unpack_examples(c, f, n[2]) && c->at == c->end;
 }
 
-sae_status saei_body_unpack(sae_feature *f, saei_arena *a, const void *body, size_t bytes, sae_error *err)
+sae_status saei_body_unpack(sae_feature *f, saei_pile *a, const void *body, size_t bytes, sae_error *err)
 {
-    char *copy = saei_arena_take(a, bytes);
+    char *copy = saei_pile_take(a, bytes);
     cursor c = {copy, copy + bytes, a, !copy};
     if (copy && bytes)
         memcpy(copy, body, bytes);

@@ -98,13 +98,13 @@ void saei_words_query(saei_bytes *out, const saei_host *host, const char *query,
 /* ---- list.c ---- */
 
 /* Memory that goes all at once. */
-typedef struct saei_arena {
+typedef struct saei_pile {
     const saei_host *host;
     struct saei_chunk *chunks;
-} saei_arena;
+} saei_pile;
 
-void *saei_arena_take(saei_arena *a, size_t bytes);
-void saei_arena_free(saei_arena *a);
+void *saei_pile_take(saei_pile *a, size_t bytes);
+void saei_pile_free(saei_pile *a);
 
 /* An empty list with room for `room` features. */
 sae_features *saei_features_new(sae_env *env, size_t room);
@@ -113,6 +113,6 @@ sae_features *saei_features_new(sae_env *env, size_t room);
 sae_status saei_features_add(sae_features *list, sqlite3_stmt *s, bool whole, sae_error *err);
 
 /* Reads a packed body into f; memory from the arena. SAE_E_FORMAT when it cannot be one. */
-sae_status saei_body_unpack(sae_feature *f, saei_arena *a, const void *body, size_t bytes, sae_error *err);
+sae_status saei_body_unpack(sae_feature *f, saei_pile *a, const void *body, size_t bytes, sae_error *err);
 
 #endif

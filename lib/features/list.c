@@ -24,7 +24,7 @@ static saei_chunk *chunk_new(const saei_host *host, size_t bytes)
     return chunk;
 }
 
-void *saei_arena_take(saei_arena *a, size_t bytes)
+void *saei_pile_take(saei_pile *a, size_t bytes)
 {
     size_t n;
     if (!saei_add(&n, bytes, 15))
@@ -42,7 +42,7 @@ void *saei_arena_take(saei_arena *a, size_t bytes)
     return p;
 }
 
-void saei_arena_free(saei_arena *a)
+void saei_pile_free(saei_pile *a)
 {
     for (saei_chunk *chunk = a->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
@@ -55,18 +55,18 @@ void saei_arena_free(saei_arena *a)
 
 struct sae_features {
     sae_env *env;
-    saei_arena arena; /* the list itself lies in it */
+    saei_pile arena; /* the list itself lies in it */
     sae_feature *items;
     size_t n;
 };
 
 sae_features *saei_features_new(sae_env *env, size_t room)
 {
-    saei_arena arena = {&env->host, NULL};
-    sae_features *list = saei_arena_take(&arena, sizeof *list);
-    sae_feature *items = saei_arena_take(&arena, room * sizeof *items);
+    saei_pile arena = {&env->host, NULL};
+    sae_features *list = saei_pile_take(&arena, sizeof *list);
+    sae_feature *items = saei_pile_take(&arena, room * sizeof *items);
     if (!list || !items) {
-        saei_arena_free(&arena);
+        saei_pile_free(&arena);
         return NULL;
     }
     *list = (sae_features){env, arena, items, 0};
@@ -79,8 +79,8 @@ void sae_features_free(sae_features *list)
     if (!list)
         return;
     sae_env *env = list->env;
-    saei_arena arena = list->arena;
-    saei_arena_free(&arena);
+    saei_pile arena = list->arena;
+    saei_pile_free(&arena);
     sae_env_free(env);
 }
 
@@ -104,7 +104,7 @@ static double statistic(sqlite3_stmt *s, int column)
 }
 
 /* A copy of a column's text; NULL for SQL's NULL. False for what is no text of ours. */
-static bool text(const char **out, saei_arena *a, sqlite3_stmt *s, int column, bool *no_memory)
+static bool text(const char **out, saei_pile *a, sqlite3_stmt *s, int column, bool *no_memory)
 {
     *out = NULL;
     const char *from = (const char *)sqlite3_column_text(s, column);
@@ -113,7 +113,7 @@ static bool text(const char **out, saei_arena *a, sqlite3_stmt *s, int column, b
     const size_t n = (size_t)sqlite3_column_bytes(s, column);
     if (strlen(from) != n || !saei_utf8(from, n))
         return false;
-    char *copy = saei_arena_take(a, n + 1);
+    char *copy = saei_pile_take(a, n + 1);
     if ((*no_memory |= !copy))
         return false;
     *out = memcpy(copy, from, n + 1);

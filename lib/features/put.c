@@ -118,7 +118,7 @@ static sae_status drop_words(sae_catalog *c, int32_t id, sae_error *err)
     int rc = sqlite3_step(s);
     sae_status status = SAE_OK;
     if (rc == SQLITE_ROW) {
-        saei_arena arena = {&c->env->host, NULL};
+        saei_pile arena = {&c->env->host, NULL};
         sae_feature f = {.id = id};
         const char *label = (const char *)sqlite3_column_text(s, 0);
         const void *body = sqlite3_column_blob(s, 1);
@@ -128,7 +128,7 @@ static sae_status drop_words(sae_catalog *c, int32_t id, sae_error *err)
             add_words(&c->old, &c->env->host, label ? label : "", &f, &split);
             rc = index_step(c, SAEI_DROP_WORDS, id, &c->old, split);
         }
-        saei_arena_free(&arena);
+        saei_pile_free(&arena);
     }
     saei_sql_done(s);
     if (status)

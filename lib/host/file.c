@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 #include <unistd.h>
 
 #include "host/host.h"
+#include "host/words.h"
 
 /* The POSIX strerror_r, whatever the feature macros make of the name. */
 static const char *system_words(int error, char *buffer, size_t bytes)
@@ -17,7 +19,7 @@ static const char *system_words(int error, char *buffer, size_t bytes)
 #endif
 }
 
-static sae_status io_error(sae_error *err, const char *what, const char *path, int error)
+sae_status saei_io_error(sae_error *err, const char *what, const char *path, int error)
 {
     char words[128];
     return saei_fail(err, SAE_E_IO, "cannot %s %s: %s", what, path, system_words(error, words, sizeof words));
@@ -29,6 +31,40 @@ int saei_path_kind(const char *path)
     return stat(path, &st) ? -1 : S_ISDIR(st.st_mode) ? 1 : 0;
 }
 
+static sae_status read_names(DIR *dir, const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path,
+                             uint32_t most, sae_error *err)
+{
+    uint32_t room = 0;
+    for (const struct dirent *entry; errno = 0, (entry = readdir(dir)) != NULL;) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (*n == most)
+            return saei_fail(err, SAE_E_UNSUPPORTED,
+                             "the folder %s holds more than %u files: name the file or folder of the checkpoint in it", path,
+                             (unsigned)most);
+        const char **list = saei_arena_grow(arena, host, *names, &room, *n, sizeof *list);
+        char *name = list ? saei_arena_text(arena, host, entry->d_name, strlen(entry->d_name)) : NULL;
+        if (!name)
+            return saei_fail(err, SAE_E_NOMEM, "no memory for the names in %s", path);
+        *names = list;
+        list[(*n)++] = name;
+    }
+    return errno ? saei_io_error(err, "list", path, errno) : SAE_OK;
+}
+
+sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path, uint32_t most,
+                          sae_error *err)
+{
+    *names = NULL;
+    *n = 0;
+    DIR *dir = opendir(path);
+    if (!dir)
+        return saei_io_error(err, "open", path, errno);
+    const sae_status status = read_names(dir, names, n, arena, host, path, most, err);
+    (void)closedir(dir);
+    return status;
+}
+
 static sae_status open_regular(int *fd, size_t *bytes, const char *path, sae_error *err)
 {
     struct stat st;
@@ -36,10 +72,10 @@ static sae_status open_regular(int *fd, size_t *bytes, const char *path, sae_err
         *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold the host up */
     while (*fd < 0 && errno == EINTR);
     if (*fd < 0)
-        return io_error(err, "open", path, errno);
+        return saei_io_error(err, "open", path, errno);
     sae_status status = SAE_OK;
     if (fstat(*fd, &st))
-        status = io_error(err, "look at", path, errno);
+        status = saei_io_error(err, "look at", path, errno);
     else if (!S_ISREG(st.st_mode))
         status = saei_fail(err, SAE_E_IO, "%s is %s, not a file", path, S_ISDIR(st.st_mode) ? "a directory" : "a device, pipe or socket");
     else
@@ -57,7 +93,7 @@ static sae_status read_at(int fd, const char *path, void *dst, size_t offset, si
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return io_error(err, "read", path, errno);
+            return saei_io_error(err, "read", path, errno);
         if (n == 0)
             return saei_fail(err, SAE_E_IO, "%s ends at byte %zu, %zu more were expected: it was cut while in use", path, offset, bytes);
         p += n;
@@ -87,7 +123,7 @@ static sae_status map_whole(saei_file *f, const char *path, sae_error *err)
 {
     void *data = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, f->fd, 0);
     if (data == MAP_FAILED)
-        return io_error(err, "map", path, errno);
+        return saei_io_error(err, "map", path, errno);
     f->data = data;
     f->mapped = true;
     return SAE_OK;

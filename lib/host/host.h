@@ -33,6 +33,28 @@ void saei_dealloc(const saei_host *host, void *p, size_t bytes);
 char *saei_strdup(const saei_host *host, const char *s);
 void saei_strfree(const saei_host *host, char *s);
 
+/* Memory that is given back all at once. Zero is an empty arena. */
+typedef struct saei_arena_block saei_arena_block;
+
+typedef struct saei_arena {
+    saei_arena_block *blocks;
+    size_t bytes; /* asked for in all */
+} saei_arena;
+
+/* 64-byte aligned; NULL without memory. */
+void *saei_arena_alloc(saei_arena *arena, const saei_host *host, size_t bytes);
+
+/* A copy of text[0 .. n), NUL-terminated; NULL without memory. */
+char *saei_arena_text(saei_arena *arena, const saei_host *host, const char *text, size_t n);
+
+/* Where `n` items may be followed by one more: `items` itself while n < *room, else a larger copy. NULL without memory. */
+void *saei_arena_grow(saei_arena *arena, const saei_host *host, const void *items, uint32_t *room, uint32_t n, size_t each);
+
+/* What `from` holds becomes `to`'s; `from` is empty then. */
+void saei_arena_move(saei_arena *to, saei_arena *from);
+
+void saei_arena_free(saei_arena *arena, const saei_host *host);
+
 /* task(job, i, worker) for i < n by the host's runner, or in order on this thread. SAE_E_HOST when the runner failed. */
 sae_status saei_run(const saei_host *host, void *job, sae_task task, uint32_t n);
 
@@ -88,6 +110,40 @@ void saei_file_close(saei_file *file, const saei_host *host);
 
 /* Takes away a file that we made and could not finish. */
 void saei_file_remove(const char *path);
+
+/* A file being written: under a name of its own beside `path`, so that nobody sees half of it. Zero is none. */
+typedef struct saei_out {
+    char *temp;
+    size_t temp_bytes; /* of that name */
+    const char *path;  /* the caller's */
+    int fd;
+    bool overwrite;
+} saei_out;
+
+/* A new, empty file beside `path`. A file or folder that is there already is SAE_E_IO unless `overwrite`, and then only a file gives way. */
+sae_status saei_out_open(saei_out *out, const saei_host *host, const char *path, bool overwrite, sae_error *err);
+
+/* Bytes may be written in any order; what lies between is zero. */
+sae_status saei_out_write(const saei_out *out, const void *data, size_t offset, size_t bytes, sae_error *err);
+
+/* Puts the bytes on the disk and closes: what is left is to give the file its name, which takes no space. */
+sae_status saei_out_sync(saei_out *out, sae_error *err);
+
+/* After saei_out_sync: gives the file its name. A file that has appeared there meanwhile is refused like one that was there. */
+sae_status saei_out_commit(saei_out *out, const saei_host *host, sae_error *err);
+
+/* Closes and removes what was not committed; nothing to do for a zero or committed one. */
+void saei_out_drop(saei_out *out, const saei_host *host);
+
+/* Makes a folder; *made says whether it was not there before. */
+sae_status saei_folder_make(bool *made, const char *path, sae_error *err);
+
+/* Takes away an empty folder that we made. */
+void saei_folder_remove(const char *path);
+
+/* The names in a directory but . and .., in no order, in memory of the arena; at most `most` of them: more are SAE_E_UNSUPPORTED. */
+sae_status saei_dir_names(const char ***names, uint32_t *n, saei_arena *arena, const saei_host *host, const char *path, uint32_t most,
+                          sae_error *err);
 
 /* 1 directory, 0 other file, -1 nothing there. */
 int saei_path_kind(const char *path);

@@ -19,7 +19,7 @@ typedef enum saei_json_type {
     SAEI_JSON_FALSE,
     SAEI_JSON_TRUE,
     SAEI_JSON_INTEGER, /* written as an integer and fits int64_t */
-    SAEI_JSON_NUMBER,  /* any other number; its value is not kept */
+    SAEI_JSON_NUMBER,  /* any other number */
     SAEI_JSON_STRING,
     SAEI_JSON_ARRAY,
     SAEI_JSON_OBJECT
@@ -28,6 +28,7 @@ typedef enum saei_json_type {
 typedef struct saei_json_value {
     const char *string; /* decoded, NUL-terminated; strings only */
     int64_t integer;
+    double number; /* of integers too: the nearest double, infinite beyond its range */
     uint32_t type;
     uint32_t n;    /* elements of an array, members of an object */
     uint32_t next; /* index of the value behind this one and all that is inside it */
@@ -53,6 +54,9 @@ uint32_t saei_json_member(const saei_json *json, uint32_t object, const char *ke
 
 /* The string at index i, or NULL when i is 0 or no string. */
 const char *saei_json_string(const saei_json *json, uint32_t i);
+
+/* *out is the number at index i, an integer or not; false, and *out as it was, when i is 0 or no number. */
+bool saei_json_number(double *out, const saei_json *json, uint32_t i);
 
 /* "null", "false", "a string", ... for sentences. */
 const char *saei_json_type_name(const saei_json *json, uint32_t i);

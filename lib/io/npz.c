@@ -237,7 +237,7 @@ static sae_status describe(saei_array *a, const reader *r, const header *h)
 {
     char name[SAEI_SHOWN];
     size_t each = 0, need = 0;
-    a->dtype_name = saei_store_text(r->store, r->host, h->dtype, h->dtype_bytes);
+    a->dtype_name = saei_arena_text(&r->store->memory, r->host, h->dtype, h->dtype_bytes);
     if (!a->dtype_name)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory for the names of %s", r->file_name);
     const sae_status status = read_dtype(a, &each, r);
@@ -301,14 +301,14 @@ static sae_status read_npy(saei_array *a, const reader *r, const unsigned char *
 
 static sae_status read_member(const reader *r, const saei_zip_member *m, size_t name_bytes)
 {
-    saei_array a = {.file = r->file_index, .offset = m->offset, .name = saei_store_text(r->store, r->host, m->name, name_bytes)};
+    saei_array a = {.file = r->file_index, .offset = m->offset, .name = saei_arena_text(&r->store->memory, r->host, m->name, name_bytes)};
     unsigned char *unpacked;
     if (!a.name)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory for the names of %s", r->file_name);
     if (!m->deflated)
         return read_npy(&a, r, r->file->data + m->offset, m->bytes);
     a.file = -1;
-    unpacked = saei_store_alloc(r->store, r->host, m->bytes);
+    unpacked = saei_arena_alloc(&r->store->memory, r->host, m->bytes);
     if (!unpacked)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory to unpack %zu bytes of %s", m->bytes, r->file_name);
     const sae_status status = saei_zip_unpack(unpacked, m, r->host, r->file, r->file_name, r->err);

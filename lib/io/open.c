@@ -1,107 +1,238 @@
 /* A path -> canonical parts. */
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "io/detect.h"
-#include "io/io.h"
+#include "io/formats.h"
 #include "io/saelens.h"
+#include "io/sort.h"
+#include "simd/kernels.h"
 
-/* cfg.json files are a few hundred bytes; the limit keeps a wrong file from being read whole. */
-enum { LARGEST_CONFIG = 16 << 20 };
+enum { MOST_NAMES = 1 << 16 };
 
-typedef struct opener {
-    const saei_host *host;
-    const sae_open_options *opt;
-    saei_place place;
-    saei_safetensors st;
-    saei_json json;
-    saei_saelens config;
-    sae_error *err;
-} opener;
+/* ---- before ---- */
 
-static sae_status open_weights(saei_parts *parts, opener *o)
-{
-    const sae_status status = saei_file_open(&parts->file, o->host, o->place.weights, o->opt->copy == SAE_YES, o->err);
-    if (status) {
-        parts->file = (saei_file){.fd = -1};
-        return status;
-    }
-    return saei_safetensors_read(&o->st, o->host, &parts->file, saei_base_name(o->place.weights), o->err);
-}
-
-static sae_status open_config(saei_parts *parts, opener *o)
-{
-    size_t bytes = 0;
-    char *text = NULL;
-    if (o->place.bare && saei_path_kind(o->place.config) < 0)
-        return saei_fail(o->err, SAE_E_IO,
-                         "%s is weights without a cfg.json beside it, which says the architecture: put the two into one folder",
-                         saei_base_name(o->place.weights));
-    sae_status status = saei_file_text(&text, &bytes, o->host, o->place.config, LARGEST_CONFIG, o->err);
-    if (status)
-        return status;
-    status = saei_json_parse(&o->json, o->host, text, bytes, "cfg.json", o->err);
-    if (!status && !(parts->config = saei_strdup(o->host, text)))
-        status = saei_fail(o->err, SAE_E_NOMEM, "no memory for a copy of cfg.json (%zu bytes)", bytes);
-    saei_dealloc(o->host, text, bytes + 1);
-    return status ? status : saei_saelens_config(&o->config, &o->json, o->opt, o->err);
-}
-
-static sae_status copy_texts(saei_parts *parts, const opener *o)
+static sae_status check_options(const sae_open_options *opt, sae_error *err)
 {
     const struct {
-        char **to;
-        const char *from;
-    } all[] = {{&parts->format, "saelens"},
-               {&parts->format_version, o->config.version},
-               {&parts->architecture, o->config.architecture},
-               {&parts->model_name, o->config.model_name},
-               {&parts->hook_name, o->config.hook_name},
-               {&parts->path, o->place.weights}};
+        const char *name;
+        int32_t value, most;
+    } all[] = {{"k", opt->k, INT32_MAX},         {"d_in", opt->d_in, INT32_MAX},
+               {"d_out", opt->d_out, INT32_MAX}, {"apply_b_dec", opt->apply_b_dec, SAE_NO},
+               {"copy", opt->copy, SAE_NO},      {"check", opt->check, SAE_NO}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (!(*all[i].to = saei_strdup(o->host, all[i].from)))
-            return saei_fail(o->err, SAE_E_NOMEM, "no memory for the texts of cfg.json");
+        if (all[i].value < 0 || all[i].value > all[i].most)
+            return saei_fail(err, SAE_E_ARG, "sae_open_options.%s = %d is outside 0 .. %d", all[i].name, (int)all[i].value,
+                             (int)all[i].most);
+    if (opt->layer && (!*opt->layer || strlen(opt->layer) > 100 || strchr(opt->layer, '/')))
+        return saei_fail(err, SAE_E_ARG, "the option layer = \"%.40s\" is neither a number nor the name of a file or folder", opt->layer);
     return SAE_OK;
 }
 
-/* A weights file that was named itself is looked at first, so that its own defect is what is said; in a folder the configuration decides
- * what the weights must be. */
-static sae_status open_all(saei_parts *parts, opener *o)
+/* The system's own words for a path where nothing is. */
+static sae_status nothing_there(const saei_source *s)
 {
-    sae_status status = o->place.bare ? open_weights(parts, o) : open_config(parts, o);
-    if (!status)
-        status = o->place.bare ? open_config(parts, o) : open_weights(parts, o);
-    if (!status)
-        status = saei_saelens_tensors(parts, o->host, &o->config, &o->st, o->opt, saei_base_name(o->place.weights), o->err);
-    return status ? status : copy_texts(parts, o);
+    saei_file file;
+    const sae_status status = saei_file_open(&file, s->host, s->path, false, s->err);
+    if (status)
+        return status;
+    saei_file_close(&file, s->host);
+    return saei_fail(s->err, SAE_E_IO, "%s appeared while it was looked for: try again", s->path);
+}
+
+static int by_name(const void *names, uint32_t a, uint32_t b)
+{
+    const char *const *list = names;
+    return strcmp(list[a], list[b]);
+}
+
+static sae_status list_folder(saei_source *s)
+{
+    const char **names;
+    uint32_t n;
+    const sae_status status = saei_dir_names(&names, &n, &s->memory, s->host, *s->folder ? s->folder : ".", MOST_NAMES, s->err);
+    if (status || !n)
+        return status;
+    uint32_t *ids = saei_arena_alloc(&s->memory, s->host, n * sizeof *ids);
+    s->names = saei_arena_alloc(&s->memory, s->host, n * sizeof *s->names);
+    if (!ids || !s->names)
+        return saei_fail(s->err, SAE_E_NOMEM, "no memory for the %u names in %s", (unsigned)n, s->folder);
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = i;
+    saei_sort(ids, n, by_name, names);
+    for (uint32_t i = 0; i < n; i++)
+        s->names[i] = names[ids[i]];
+    s->n_names = n;
+    return SAE_OK;
+}
+
+static sae_status set_folder(saei_source *s, const char *path, size_t n, const char *named)
+{
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    s->folder = saei_arena_text(&s->memory, s->host, path, n);
+    s->named = saei_arena_text(&s->memory, s->host, named, strlen(named));
+    return s->folder && s->named ? list_folder(s) : saei_fail(s->err, SAE_E_NOMEM, "no memory for the path of %s", s->path);
+}
+
+/* Where the option layer names a folder of the folder, that one is meant: "layers.12.mlp", or "12" for layers.12 and layer_12. */
+static sae_status go_down(saei_source *s)
+{
+    static const char *const prefixes[] = {"", "layers.", "layer_"};
+    char name[128], path[4096];
+    for (size_t i = 0; s->opt->layer && !*s->named && i < sizeof prefixes / sizeof *prefixes; i++) {
+        snprintf(name, sizeof name, "%s%s", prefixes[i], s->opt->layer);
+        const int n = snprintf(path, sizeof path, "%s/%s", *s->folder ? s->folder : ".", name);
+        if (saei_source_has(s, name) && n > 0 && (size_t)n < sizeof path && saei_path_kind(path) == 1)
+            return set_folder(s, path, (size_t)n, "");
+    }
+    return SAE_OK;
+}
+
+/* Llama Scope keeps its weights one folder deeper than what describes them. */
+static sae_status go_up(saei_source *s)
+{
+    const size_t n = strlen(s->folder), tail = strlen("checkpoints");
+    if (strcmp(s->named, "final.safetensors") != 0 || n < tail || strcmp(s->folder + n - tail, "checkpoints") != 0)
+        return SAE_OK;
+    return set_folder(s, n == tail ? "." : s->folder, n == tail ? 1 : n - tail, "");
+}
+
+static sae_status find_place(saei_source *s)
+{
+    const int kind = saei_path_kind(s->path);
+    const char *slash = strrchr(s->path, '/');
+    if (kind < 0)
+        return nothing_there(s);
+    if (kind == 1) {
+        const sae_status status = set_folder(s, s->path, strlen(s->path), "");
+        return status ? status : go_down(s);
+    }
+    const size_t n = slash ? (size_t)(slash - s->path) + (slash == s->path) : 0;
+    const sae_status status = set_folder(s, s->path, n, slash ? slash + 1 : s->path);
+    return status ? status : go_up(s);
+}
+
+/* ---- after ---- */
+
+static sae_status apply_options(saei_source *s)
+{
+    saei_parts *p = s->parts;
+    const sae_open_options *o = s->opt;
+    if (o->d_in && o->d_in != p->d_in)
+        return saei_fail(s->err, SAE_E_SHAPE, "this SAE has d_in = %d, the caller expects d_in = %d", (int)p->d_in, (int)o->d_in);
+    if (o->d_out && o->d_out != p->d_out)
+        return saei_fail(s->err, SAE_E_SHAPE, "this SAE has d_out = %d, the caller expects d_out = %d", (int)p->d_out, (int)o->d_out);
+    if (o->apply_b_dec == SAE_YES && p->d_in != p->d_out)
+        return saei_fail(s->err, SAE_E_ARG, "the option apply_b_dec needs d_in = d_out, this SAE has %d and %d", (int)p->d_in,
+                         (int)p->d_out);
+    if (o->apply_b_dec != SAE_DEFAULT)
+        p->apply_b_dec = o->apply_b_dec == SAE_YES;
+    if (o->normalize_activations) {
+        const sae_norm norm = saei_saelens_norm(o->normalize_activations);
+        if (norm < 0)
+            return saei_fail(
+                s->err, SAE_E_ARG,
+                "the option normalize_activations = \"%.40s\" is not one of none, expected_average_only_in, constant_norm_rescale, "
+                "layer_norm",
+                o->normalize_activations);
+        if (norm != p->norm)
+            p->norm_scaling_factor = p->norm_out_factor = 1.0f;
+        p->norm = norm;
+    }
+    if (o->norm_scaling_factor != 0.0f && p->norm != SAE_NORM_SCALE)
+        return saei_fail(s->err, SAE_E_ARG,
+                         "the option norm_scaling_factor is for normalize_activations \"expected_average_only_in\", this SAE has another");
+    if (o->norm_scaling_factor != 0.0f) {
+        if (!isfinite(o->norm_scaling_factor) || o->norm_scaling_factor < 0.0f)
+            return saei_fail(s->err, SAE_E_ARG, "the option norm_scaling_factor = %g must be finite and greater than 0",
+                             (double)o->norm_scaling_factor);
+        p->norm_scaling_factor = o->norm_scaling_factor;
+        p->norm_out_factor = 1.0f / o->norm_scaling_factor;
+    }
+    return SAE_OK;
+}
+
+static sae_status check_matrix(const saei_source *s, const saei_tensor *t)
+{
+    const saei_matrix *m = &t->m;
+    const size_t n = (size_t)m->n * (size_t)m->d, width = (size_t)(m->by_cols ? m->n : m->d);
+    const size_t bad = saei_kernels_for(SAE_ISA_AUTO)->nonfinite(m->data, m->dtype, n);
+    if (bad == n)
+        return SAE_OK;
+    const float value = saei_load((const unsigned char *)m->data + bad * sae_dtype_bytes(m->dtype), m->dtype);
+    return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is %g at row %zu, column %zu, not a finite number: the checkpoint is damaged", s->file,
+                     t->name, (double)value, bad / width, bad % width);
+}
+
+/* Larger files would cost seconds here: sae_model_prepare and sae_model_check look at them. */
+static sae_status check_values(const saei_source *s)
+{
+    const saei_parts *p = s->parts;
+    sae_status status = SAE_OK;
+    if (s->opt->check == SAE_NO || saei_parts_bytes(p) > SAEI_CHECKED_WHOLE)
+        return SAE_OK;
+    for (uint32_t i = 0; i < p->n_enc && !status; i++)
+        status = check_matrix(s, &p->enc[i].w);
+    for (uint32_t i = 0; i < p->n_dec && !status; i++)
+        status = check_matrix(s, &p->dec[i].w);
+    for (uint32_t i = 0; i < p->n_skip && !status; i++)
+        status = check_matrix(s, &p->skip[i].w);
+    for (int32_t i = 0; i < p->n_attention && !status; i++) {
+        const saei_linear *const all[] = {&p->attention[i].k_ctx, &p->attention[i].q_target, &p->attention[i].v_ctx,
+                                          &p->attention[i].c_proj};
+        for (int k = 0; k < 4 && !status; k++)
+            status = check_matrix(s, &all[k]->w);
+    }
+    return status;
+}
+
+static sae_status finish_texts(saei_source *s, const saei_format *format)
+{
+    const struct {
+        int32_t what;
+        const char *text;
+    } all[] = {{SAE_TEXT_FORMAT, format->name}, {SAE_TEXT_PATH, s->n_opened ? s->opened[s->n_opened - 1] : s->path}};
+    sae_status status = SAE_OK;
+    for (size_t i = 0; i < sizeof all / sizeof *all && !status; i++)
+        status = saei_set_text(s, all[i].what, all[i].text);
+    for (int32_t what = SAE_TEXT_FORMAT; what < SAEI_TEXTS && !status; what++)
+        if (!s->parts->texts[what])
+            status = saei_set_text(s, what, "");
+    return status;
+}
+
+static sae_status read_all(saei_source *s)
+{
+    const saei_format *format;
+    sae_status status;
+    if ((status = check_options(s->opt, s->err)) || (status = find_place(s)) || (status = saei_detect(&format, s)))
+        return status;
+    s->parts->norm_scaling_factor = s->parts->norm_out_factor = 1.0f;
+    if ((status = format->read(s)) || (status = apply_options(s)) || (status = check_values(s)))
+        return status;
+    return finish_texts(s, format);
 }
 
 sae_status saei_parts_open(saei_parts *out, const saei_host *host, const char *path, const sae_open_options *opt, sae_error *err)
 {
-    opener o = {.host = host, .opt = opt, .err = err};
-    *out = (saei_parts){.file = {.fd = -1}};
-    sae_status status = saei_place_find(&o.place, host, path, err);
-    if (!status)
-        status = open_all(out, &o);
-    saei_json_free(&o.json, host);
-    saei_safetensors_free(&o.st, host);
-    saei_place_free(&o.place, host);
+    saei_source s = {.host = host,
+                     .opt = opt,
+                     .err = err,
+                     .parts = out,
+                     .path = path,
+                     .folder = "",
+                     .named = "",
+                     .file = "",
+                     .config_name = "the configuration",
+                     .sizes_from = "the file says",
+                     .what = "this SAE"};
+    *out = (saei_parts){0};
+    const sae_status status = read_all(&s);
+    saei_arena_move(&out->memory, &s.store.memory); /* unpacked tensors */
+    saei_json_free(&s.config, host);
+    saei_arena_free(&s.memory, host);
     if (status)
         saei_parts_free(out, host);
     return status;
-}
-
-void saei_parts_free(saei_parts *parts, const saei_host *host)
-{
-    float *const features[] = {parts->b_enc, parts->threshold, parts->b_gate, parts->b_mag, parts->r_mag, parts->dec_scale};
-    char *const texts[] = {parts->format,    parts->format_version, parts->architecture, parts->model_name,
-                           parts->hook_name, parts->path,           parts->config};
-    for (size_t i = 0; i < sizeof features / sizeof *features; i++)
-        saei_dealloc(host, features[i], (size_t)parts->d_sae * sizeof(float));
-    saei_dealloc(host, parts->b_dec, (size_t)parts->d_out * sizeof(float));
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        saei_strfree(host, texts[i]);
-    for (int32_t i = 0; i < parts->n_warnings; i++)
-        saei_strfree(host, parts->warnings[i]);
-    saei_file_close(&parts->file, host);
-    *parts = (saei_parts){.file = {.fd = -1}};
 }

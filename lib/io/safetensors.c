@@ -1,13 +1,19 @@
-#include "io/safetensors.h"
-
+/* The safetensors container: a JSON header that names tensors, then their bytes, without a gap. Every rule of the format is held. */
 #include <string.h>
 
+#include "io/json.h"
 #include "io/sort.h"
+#include "io/tensors.h"
 
 enum { LENGTH_BYTES = 8, LONGEST_HEADER = 100000000 /* of the format */ };
 
 typedef struct reader {
-    saei_safetensors *st;
+    saei_store *store;
+    const saei_host *host;
+    const saei_file *file;
+    int32_t file_index;
+    uint32_t first; /* of the store's arrays: those before are of other files */
+    saei_json header;
     const char *file_name;
     size_t data; /* offset of the data section */
     size_t data_bytes;
@@ -18,25 +24,27 @@ typedef struct reader {
 static const struct {
     const char *name;
     unsigned bits;
-    sae_dtype dtype;
-} dtypes[] = {{"F32", 32, SAE_F32}, {"F16", 16, SAE_F16}, {"BF16", 16, SAE_BF16}, {"F64", 64, 0},    {"I64", 64, 0},
-              {"U64", 64, 0},       {"I32", 32, 0},       {"U32", 32, 0},         {"I16", 16, 0},    {"U16", 16, 0},
-              {"I8", 8, 0},         {"U8", 8, 0},         {"BOOL", 8, 0},         {"C64", 64, 0},    {"F8_E5M2", 8, 0},
-              {"F8_E4M3", 8, 0},    {"F8_E8M0", 8, 0},    {"F6_E2M3", 6, 0},      {"F6_E3M2", 6, 0}, {"F4", 4, 0}};
+    saei_element element;
+} dtypes[] = {{"F32", 32, SAEI_F32},      {"F16", 16, SAEI_F16},      {"BF16", 16, SAEI_BF16},      {"F64", 64, SAEI_F64},
+              {"I64", 64, SAEI_I64},      {"U64", 64, SAEI_OTHER},    {"I32", 32, SAEI_I32},        {"U32", 32, SAEI_OTHER},
+              {"I16", 16, SAEI_I16},      {"U16", 16, SAEI_OTHER},    {"I8", 8, SAEI_I8},           {"U8", 8, SAEI_U8},
+              {"BOOL", 8, SAEI_BOOL},     {"C64", 64, SAEI_OTHER},    {"F8_E5M2", 8, SAEI_F8_E5M2}, {"F8_E4M3", 8, SAEI_F8_E4M3},
+              {"F8_E8M0", 8, SAEI_OTHER}, {"F6_E2M3", 6, SAEI_OTHER}, {"F6_E3M2", 6, SAEI_OTHER},   {"F4", 4, SAEI_OTHER}};
 
 /* Begins every sentence about one tensor. */
 #define TENSOR "%s: tensor \"%s\" "
 
-static sae_status read_dtype(saei_st_tensor *t, unsigned *bits, const reader *r, uint32_t entry)
+static sae_status read_dtype(saei_array *t, unsigned *bits, const reader *r, uint32_t entry)
 {
-    const saei_json *header = &r->st->header;
+    const saei_json *header = &r->header;
     char name[SAEI_SHOWN], shown[SAEI_SHOWN];
     t->dtype_name = saei_json_string(header, saei_json_member(header, entry, "dtype"));
     if (!t->dtype_name)
         return saei_fail(r->err, SAE_E_FORMAT, TENSOR "has no dtype", r->file_name, saei_show(name, t->name));
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
         if (strcmp(t->dtype_name, dtypes[i].name) == 0) {
-            t->dtype = dtypes[i].dtype;
+            t->dtype_name = dtypes[i].name;
+            t->element = dtypes[i].element;
             *bits = dtypes[i].bits;
             return SAE_OK;
         }
@@ -45,9 +53,9 @@ static sae_status read_dtype(saei_st_tensor *t, unsigned *bits, const reader *r,
 }
 
 /* The shape, and the bytes it takes. */
-static sae_status read_shape(saei_st_tensor *t, size_t *bytes, const reader *r, uint32_t entry, unsigned bits)
+static sae_status read_shape(saei_array *t, size_t *bytes, const reader *r, uint32_t entry, unsigned bits)
 {
-    const saei_json *header = &r->st->header;
+    const saei_json *header = &r->header;
     const uint32_t shape = saei_json_member(header, entry, "shape");
     char name[SAEI_SHOWN];
     size_t product = 1;
@@ -63,7 +71,7 @@ static sae_status read_shape(saei_st_tensor *t, size_t *bytes, const reader *r, 
                              saei_json_type_name(header, at), (unsigned)i);
         if (dim->integer < 0)
             return saei_fail(r->err, SAE_E_FORMAT, TENSOR "has the negative dimension %lld", r->file_name, name, (long long)dim->integer);
-        if (i < SAEI_ST_DIMS)
+        if (i < SAEI_DIMS)
             t->shape[i] = dim->integer;
         fits = (uint64_t)dim->integer <= SIZE_MAX && saei_mul(&product, product, (size_t)dim->integer) && fits;
     }
@@ -75,9 +83,9 @@ static sae_status read_shape(saei_st_tensor *t, size_t *bytes, const reader *r, 
     return SAE_OK;
 }
 
-static sae_status read_offsets(saei_st_tensor *t, const reader *r, uint32_t entry, size_t bytes)
+static sae_status read_offsets(saei_array *t, const reader *r, uint32_t entry, size_t bytes)
 {
-    const saei_json *header = &r->st->header;
+    const saei_json *header = &r->header;
     const uint32_t range = saei_json_member(header, entry, "data_offsets");
     const saei_json_value *v = &header->v[range];
     char name[SAEI_SHOWN];
@@ -95,14 +103,17 @@ static sae_status read_offsets(saei_st_tensor *t, const reader *r, uint32_t entr
         return saei_fail(r->err, SAE_E_FORMAT,
                          TENSOR "ends at byte %lld of the data, but the file holds %zu bytes of data: it is cut off or damaged",
                          r->file_name, name, (long long)end, r->data_bytes);
+    t->file = r->file_index;
     t->offset = r->data + (size_t)begin;
+    t->data = r->file->data + t->offset;
     t->bytes = bytes;
+    saei_array_row_major(t);
     return SAE_OK;
 }
 
-static sae_status read_entry(saei_st_tensor *t, const reader *r, uint32_t entry)
+static sae_status read_entry(saei_array *t, const reader *r, uint32_t entry)
 {
-    const saei_json *header = &r->st->header;
+    const saei_json *header = &r->header;
     char name[SAEI_SHOWN];
     unsigned bits = 0;
     size_t bytes = 0;
@@ -117,23 +128,31 @@ static sae_status read_entry(saei_st_tensor *t, const reader *r, uint32_t entry)
 
 static sae_status check_metadata(const reader *r, uint32_t entry)
 {
-    const saei_json_value *v = r->st->header.v;
+    const saei_json_value *v = r->header.v;
     bool good = v[entry].type == SAEI_JSON_OBJECT;
     for (uint32_t i = 0, key = entry + 1; good && i < v[entry].n; i++, key = v[key + 1].next)
         good = v[key + 1].type == SAEI_JSON_STRING;
     return good ? SAE_OK : saei_fail(r->err, SAE_E_FORMAT, "%s: __metadata__ is not an object of strings", r->file_name);
 }
 
-static sae_status read_entries(const reader *r)
+static sae_status add_entry(reader *r, const char *name, uint32_t entry)
 {
-    saei_safetensors *st = r->st;
-    const saei_json_value *v = st->header.v;
+    saei_array t = {.name = name};
+    const sae_status status = read_entry(&t, r, entry);
+    if (status)
+        return status;
+    t.name = saei_arena_text(&r->store->memory, r->host, name, strlen(name));
+    if (!t.name)
+        return saei_fail(r->err, SAE_E_NOMEM, "no memory for the names of %s", r->file_name);
+    return saei_store_add(r->store, r->host, &t, r->file_name, r->err);
+}
+
+static sae_status read_entries(reader *r)
+{
+    const saei_json_value *v = r->header.v;
     for (uint32_t i = 0, key = 1; i < v[0].n; i++, key = v[key + 1].next) {
         const bool metadata = strcmp(v[key].string, "__metadata__") == 0;
-        saei_st_tensor *t = &st->tensors[st->n];
-        *t = (saei_st_tensor){.name = v[key].string};
-        st->n += !metadata;
-        const sae_status status = metadata ? check_metadata(r, key + 1) : read_entry(t, r, key + 1);
+        const sae_status status = metadata ? check_metadata(r, key + 1) : add_entry(r, v[key].string, key + 1);
         if (status)
             return status;
     }
@@ -144,7 +163,7 @@ static sae_status read_entries(const reader *r)
 
 static int by_place(const void *arg, uint32_t a, uint32_t b)
 {
-    const saei_st_tensor *t = arg;
+    const saei_array *t = arg;
     if (t[a].offset != t[b].offset)
         return t[a].offset < t[b].offset ? -1 : 1;
     if (t[a].bytes != t[b].bytes)
@@ -155,11 +174,11 @@ static int by_place(const void *arg, uint32_t a, uint32_t b)
 /* `ids` are the tensors in the order of their data. */
 static sae_status check_cover(const reader *r, const uint32_t *ids)
 {
-    const saei_st_tensor *t = r->st->tensors;
+    const saei_array *t = r->store->arrays + r->first;
     char name[SAEI_SHOWN], before[SAEI_SHOWN];
     size_t end = r->data;
-    for (uint32_t i = 0; i < r->st->n; i++) {
-        const saei_st_tensor *now = &t[ids[i]];
+    for (uint32_t i = 0; i < r->store->n_arrays - r->first; i++) {
+        const saei_array *now = &t[ids[i]];
         saei_show(name, now->name);
         if (now->offset < end)
             return saei_fail(r->err, SAE_E_FORMAT,
@@ -176,17 +195,18 @@ static sae_status check_cover(const reader *r, const uint32_t *ids)
     return SAE_OK;
 }
 
-static sae_status check_places(const reader *r, const saei_host *host)
+static sae_status check_places(const reader *r)
 {
-    const size_t bytes = r->st->n * sizeof(uint32_t);
-    uint32_t *ids = saei_alloc(host, bytes);
+    const uint32_t n = r->store->n_arrays - r->first;
+    const size_t bytes = n * sizeof(uint32_t);
+    uint32_t *ids = saei_alloc(r->host, bytes);
     if (!ids && bytes)
-        return saei_fail(r->err, SAE_E_NOMEM, "no memory to check %u tensors", (unsigned)r->st->n);
-    for (uint32_t i = 0; i < r->st->n; i++)
+        return saei_fail(r->err, SAE_E_NOMEM, "no memory to check %u tensors", (unsigned)n);
+    for (uint32_t i = 0; i < n; i++)
         ids[i] = i;
-    saei_sort(ids, r->st->n, by_place, r->st->tensors);
+    saei_sort(ids, n, by_place, r->store->arrays + r->first);
     const sae_status status = check_cover(r, ids);
-    saei_dealloc(host, ids, bytes);
+    saei_dealloc(r->host, ids, bytes);
     return status;
 }
 
@@ -218,51 +238,38 @@ static sae_status header_length(size_t *out, const saei_file *file, const char *
     return SAE_OK;
 }
 
-static sae_status read_header(reader *r, const saei_host *host, const saei_file *file, size_t length)
+static sae_status read_header(reader *r, size_t length)
 {
-    saei_safetensors *st = r->st;
     char what[64];
     sae_status status;
     memcpy(what, "the header of ", sizeof "the header of ");
     strncat(what, r->file_name, sizeof what - sizeof "the header of ");
-    status = saei_json_parse(&st->header, host, (const char *)file->data + LENGTH_BYTES, length, what, r->err);
+    status = saei_json_parse(&r->header, r->host, (const char *)r->file->data + LENGTH_BYTES, length, what, r->err);
     if (status)
         return status;
-    if (st->header.v[0].type != SAEI_JSON_OBJECT)
-        return saei_fail(r->err, SAE_E_FORMAT, "%s is %s, not an object", what, saei_json_type_name(&st->header, 0));
-    st->tensors = saei_alloc(host, st->header.v[0].n * sizeof *st->tensors);
-    if (!st->tensors && st->header.v[0].n)
-        return saei_fail(r->err, SAE_E_NOMEM, "no memory for %u tensors of %s", (unsigned)st->header.v[0].n, r->file_name);
+    if (r->header.v[0].type != SAEI_JSON_OBJECT)
+        return saei_fail(r->err, SAE_E_FORMAT, "%s is %s, not an object", what, saei_json_type_name(&r->header, 0));
     status = read_entries(r);
-    return status ? status : check_places(r, host);
+    return status ? status : check_places(r);
 }
 
-sae_status saei_safetensors_read(saei_safetensors *out, const saei_host *host, const saei_file *file, const char *name, sae_error *err)
+sae_status saei_read_safetensors(saei_store *store, const saei_host *host, const saei_file *file, int32_t file_index, const char *name,
+                                 sae_error *err)
 {
     size_t length = 0;
-    *out = (saei_safetensors){0};
     sae_status status = header_length(&length, file, name, err);
     if (status)
         return status;
-    reader r = {out, name, LENGTH_BYTES + length, file->bytes - LENGTH_BYTES - length, err};
-    status = read_header(&r, host, file, length);
-    if (status)
-        saei_safetensors_free(out, host);
+    reader r = {.store = store,
+                .host = host,
+                .file = file,
+                .file_index = file_index,
+                .first = store->n_arrays,
+                .file_name = name,
+                .data = LENGTH_BYTES + length,
+                .data_bytes = file->bytes - LENGTH_BYTES - length,
+                .err = err};
+    status = read_header(&r, length);
+    saei_json_free(&r.header, host);
     return status;
-}
-
-void saei_safetensors_free(saei_safetensors *st, const saei_host *host)
-{
-    if (st->header.v)
-        saei_dealloc(host, st->tensors, st->header.v[0].n * sizeof *st->tensors);
-    saei_json_free(&st->header, host);
-    *st = (saei_safetensors){0};
-}
-
-const saei_st_tensor *saei_safetensors_find(const saei_safetensors *st, const char *name)
-{
-    for (uint32_t i = 0; i < st->n; i++)
-        if (strcmp(st->tensors[i].name, name) == 0)
-            return &st->tensors[i];
-    return NULL;
 }

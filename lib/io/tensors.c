@@ -9,11 +9,11 @@ static const struct {
     uint8_t bytes;
     bool is_float;
     sae_dtype dtype;
-} kinds[] = {[SAEI_OTHER] = {0, false, 0},    [SAEI_F32] = {4, true, SAE_F32},   [SAEI_F16] = {2, true, SAE_F16},
-             [SAEI_BF16] = {2, true, SAE_BF16}, [SAEI_F64] = {8, true, 0},         [SAEI_F8_E4M3] = {1, true, 0},
-             [SAEI_F8_E5M2] = {1, true, 0},     [SAEI_I64] = {8, false, 0},        [SAEI_I32] = {4, false, 0},
-             [SAEI_I16] = {2, false, 0},        [SAEI_I8] = {1, false, 0},         [SAEI_U8] = {1, false, 0},
-             [SAEI_BOOL] = {1, false, 0}};
+} kinds[] = {
+    [SAEI_OTHER] = {0, false, 0}, [SAEI_F32] = {4, true, SAE_F32}, [SAEI_F16] = {2, true, SAE_F16}, [SAEI_BF16] = {2, true, SAE_BF16},
+    [SAEI_F64] = {8, true, 0},    [SAEI_F8_E4M3] = {1, true, 0},   [SAEI_F8_E5M2] = {1, true, 0},   [SAEI_I64] = {8, false, 0},
+    [SAEI_I32] = {4, false, 0},   [SAEI_I16] = {2, false, 0},      [SAEI_I8] = {1, false, 0},       [SAEI_U8] = {1, false, 0},
+    [SAEI_BOOL] = {1, false, 0}};
 
 size_t saei_element_bytes(saei_element element)
 {
@@ -90,15 +90,6 @@ double saei_element_load(const unsigned char *p, saei_element element)
     return (double)NAN;
 }
 
-void saei_array_row_major(saei_array *array)
-{
-    int64_t step = 1;
-    for (uint32_t i = array->n_dims < SAEI_DIMS ? array->n_dims : SAEI_DIMS; i-- > 0;) {
-        array->stride[i] = step;
-        step *= array->shape[i] > 0 ? array->shape[i] : 1;
-    }
-}
-
 bool saei_array_count(size_t *out, const saei_array *array)
 {
     *out = 1;
@@ -110,62 +101,25 @@ bool saei_array_count(size_t *out, const saei_array *array)
     return true;
 }
 
-/* ---- the store ---- */
-
-/* Makes room for one more item; false without memory. */
-static bool grow(void **items, uint32_t *room, uint32_t n, size_t each, const saei_host *host)
+void saei_array_row_major(saei_array *array)
 {
-    if (n < *room)
-        return true;
-    const uint32_t more = *room ? 2 * *room : 16;
-    void *larger = saei_alloc(host, more * each);
-    if (!larger)
-        return false;
-    if (n)
-        memcpy(larger, *items, n * each);
-    saei_dealloc(host, *items, *room * each);
-    *items = larger;
-    *room = more;
-    return true;
+    size_t count;
+    const bool some = saei_array_count(&count, array) && count && count <= INT64_MAX; /* else a product of sizes may overflow */
+    int64_t step = some;
+    for (uint32_t i = array->n_dims < SAEI_DIMS ? array->n_dims : SAEI_DIMS; i-- > 0;) {
+        array->stride[i] = step;
+        step *= some ? array->shape[i] : 1;
+    }
 }
 
-/* Memory of the store: a header, then what was asked for. */
-struct saei_store_block {
-    saei_store_block *next;
-    size_t bytes; /* of both */
-};
+/* ---- the store ---- */
 
-enum { HEAD = 64, MOST = 1 << 14 /* names are compared one by one */ };
+enum { MOST = 1 << 14 /* names are compared one by one */ };
 
 void saei_store_free(saei_store *store, const saei_host *host)
 {
-    for (saei_store_block *block = store->blocks, *next; block; block = next) {
-        next = block->next;
-        saei_dealloc(host, block, block->bytes);
-    }
-    saei_dealloc(host, store->arrays, store->room_arrays * sizeof *store->arrays);
-    saei_dealloc(host, store->values, store->room_values * sizeof *store->values);
+    saei_arena_free(&store->memory, host);
     *store = (saei_store){0};
-}
-
-void *saei_store_alloc(saei_store *store, const saei_host *host, size_t bytes)
-{
-    saei_store_block *block = bytes > SIZE_MAX - HEAD ? NULL : saei_alloc(host, HEAD + bytes);
-    if (!block)
-        return NULL;
-    *block = (saei_store_block){store->blocks, HEAD + bytes};
-    store->blocks = block;
-    return (unsigned char *)block + HEAD;
-}
-
-char *saei_store_text(saei_store *store, const saei_host *host, const char *text, size_t n)
-{
-    char *copy = saei_store_alloc(store, host, n + 1);
-    if (!copy)
-        return NULL;
-    memcpy(copy, text, n);
-    copy[n] = '\0';
-    return copy;
 }
 
 static sae_status twice(const char *what, const char *name, sae_error *err)
@@ -176,12 +130,12 @@ static sae_status twice(const char *what, const char *name, sae_error *err)
 
 sae_status saei_store_add(saei_store *store, const saei_host *host, const saei_array *array, const char *what, sae_error *err)
 {
-    void *arrays = store->arrays;
     if (store->n_arrays == MOST)
         return saei_fail(err, SAE_E_FORMAT, "%s holds more than %d tensors: no SAE does", what, MOST);
     if (saei_store_find(store, array->name))
         return twice(what, array->name, err);
-    if (!grow(&arrays, &store->room_arrays, store->n_arrays, sizeof *store->arrays, host))
+    saei_array *arrays = saei_arena_grow(&store->memory, host, store->arrays, &store->room_arrays, store->n_arrays, sizeof *arrays);
+    if (!arrays)
         return saei_fail(err, SAE_E_NOMEM, "no memory for the %u tensors of %s", (unsigned)store->n_arrays + 1, what);
     store->arrays = arrays;
     store->arrays[store->n_arrays++] = *array;
@@ -190,12 +144,12 @@ sae_status saei_store_add(saei_store *store, const saei_host *host, const saei_a
 
 sae_status saei_store_add_value(saei_store *store, const saei_host *host, const saei_value *value, const char *what, sae_error *err)
 {
-    void *values = store->values;
     if (store->n_values == MOST)
         return saei_fail(err, SAE_E_FORMAT, "%s holds more than %d values: no SAE does", what, MOST);
     if (saei_store_value(store, value->name))
         return twice(what, value->name, err);
-    if (!grow(&values, &store->room_values, store->n_values, sizeof *store->values, host))
+    saei_value *values = saei_arena_grow(&store->memory, host, store->values, &store->room_values, store->n_values, sizeof *values);
+    if (!values)
         return saei_fail(err, SAE_E_NOMEM, "no memory for the %u values of %s", (unsigned)store->n_values + 1, what);
     store->values = values;
     store->values[store->n_values++] = *value;

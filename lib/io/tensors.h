@@ -30,11 +30,11 @@ typedef struct saei_array {
     saei_element element;
     uint32_t n_dims; /* may be more than SAEI_DIMS; then only the first sizes are kept, and no reader of a format takes it */
     int64_t shape[SAEI_DIMS];
-    int64_t stride[SAEI_DIMS];  /* in elements, >= 0 */
-    const unsigned char *data;  /* the first element: in a mapped file, or in memory of the store */
-    size_t bytes;               /* that `data` holds from there on */
-    int32_t file;               /* index of the file it lies in, -1 when it was unpacked into memory */
-    size_t offset;              /* of `data` in that file */
+    int64_t stride[SAEI_DIMS]; /* in elements, >= 0 */
+    const unsigned char *data; /* the first element: in a mapped file, or in memory of the store */
+    size_t bytes;              /* that `data` holds from there on */
+    int32_t file;              /* index of the file it lies in, -1 when it was unpacked into memory */
+    size_t offset;             /* of `data` in that file */
 } saei_array;
 
 /* A value that is no tensor, which torch files hold beside them: "activation": "TopK". Members of nested dicts are named with dots. */
@@ -45,24 +45,16 @@ typedef struct saei_value {
     bool is_number;
 } saei_value;
 
-typedef struct saei_store_block saei_store_block;
-
 /* All of it. Zero is an empty store. Names are unique over all files: a second tensor of one name is refused. */
 typedef struct saei_store {
     saei_array *arrays;
     saei_value *values;
-    saei_store_block *blocks; /* memory that names and unpacked data live in */
+    saei_arena memory; /* names, unpacked data, and the two lists */
     uint32_t n_arrays, n_values;
     uint32_t room_arrays, room_values;
 } saei_store;
 
 void saei_store_free(saei_store *store, const saei_host *host);
-
-/* Memory that lives as long as the store, 64-byte aligned; NULL without. */
-void *saei_store_alloc(saei_store *store, const saei_host *host, size_t bytes);
-
-/* A copy of text[0 .. n), NUL-terminated, that lives as long as the store; NULL without memory. */
-char *saei_store_text(saei_store *store, const saei_host *host, const char *text, size_t n);
 
 /* Adds a tensor or a value. `what` names the file for the sentence. Errors: SAE_E_NOMEM, SAE_E_FORMAT (the name is there already). */
 sae_status saei_store_add(saei_store *store, const saei_host *host, const saei_array *array, const char *what, sae_error *err);
@@ -81,7 +73,7 @@ sae_dtype saei_element_dtype(saei_element element);
 /* An element at p as double: exact but for I64 beyond 2^53. */
 double saei_element_load(const unsigned char *p, saei_element element);
 
-/* Fills the strides of a row-major array from its shape. */
+/* Fills the strides of a row-major array from its shape; 0 where it holds no element, or more than memory can. */
 void saei_array_row_major(saei_array *array);
 
 /* Elements in all; false when more than SAEI_DIMS dimensions or the product overflows. */

@@ -310,7 +310,7 @@ static sae_status copy_text(char **out, reader *r, const void *text, size_t n)
     if (n >= r->text_left)
         return saei_fail(r->err, SAE_E_FORMAT, "%s repeats its strings beyond all measure", r->name);
     r->text_left -= n;
-    *out = saei_store_text(r->store, r->host, text, n);
+    *out = saei_arena_text(&r->store->memory, r->host, text, n);
     return *out ? SAE_OK : saei_fail(r->err, SAE_E_NOMEM, "no memory for the names of %s", r->name);
 }
 
@@ -481,7 +481,7 @@ static sae_status member_bytes(storage *out, reader *r, const saei_zip_member *m
         out->offset = member->offset;
         return SAE_OK;
     }
-    unsigned char *unpacked = saei_store_alloc(r->store, r->host, member->bytes);
+    unsigned char *unpacked = saei_arena_alloc(&r->store->memory, r->host, member->bytes);
     if (!unpacked)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory for %zu bytes of %s", member->bytes, r->name);
     out->data = unpacked;

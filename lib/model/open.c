@@ -1,18 +1,11 @@
 #include "model/model.h"
 
-static void close_parts(sae_model *model)
-{
-    saei_parts_free(&model->parts, &model->env->host);
-}
-
 static sae_status open_into(sae_model *model, const char *path, const sae_open_options *opt, sae_error *err)
 {
-    enum { CHECKED_WHOLE = 64 << 20 };
     sae_status status = saei_parts_open(&model->parts, &model->env->host, path, opt, err);
     if (status)
         return status;
-    model->close = close_parts;
-    model->checked = opt->check != SAE_NO && model->parts.file.bytes <= CHECKED_WHOLE;
+    model->checked = opt->check != SAE_NO && saei_parts_bytes(&model->parts) <= SAEI_CHECKED_WHOLE;
     const saei_fpmode mode = saei_fp_enter();
     status = saei_model_finish(model, err);
     saei_fp_leave(mode);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/json.h"
+
 void input_take(input *in, void *to, size_t bytes)
 {
     const size_t n = bytes < in->left ? bytes : in->left;
@@ -80,4 +82,43 @@ sae_model *fuzz_model(uint32_t which)
     sae_error err = {.struct_size = sizeof err};
     fuzz_need(sae_model_create(&models[i], fuzz_env(), &weights, &err) == SAE_OK, err.text);
     return models[i];
+}
+
+static void check_string(const saei_json *json, const char *string)
+{
+    const char *end = json->strings + json->strings_bytes;
+    fuzz_need(string >= json->strings && string < end && memchr(string, '\0', (size_t)(end - string)), "a string lies in the strings");
+    fuzz_need(saei_utf8(string, strlen(string)), "a string is UTF-8");
+}
+
+/* Counts the values right inside, which must end where the container does. */
+static void check_container(const saei_json *json, uint32_t container)
+{
+    const saei_json_value *v = json->v;
+    const bool object = v[container].type == SAEI_JSON_OBJECT;
+    uint32_t n = 0;
+    for (uint32_t i = container + 1; i < v[container].next; i = v[i].next, n++) {
+        fuzz_need(v[i].next > i, "a walk goes on");
+        fuzz_need(!object || n % 2 || v[i].type == SAEI_JSON_STRING, "a key is a string");
+        fuzz_need(!object || n % 2 || !saei_json_member(json, container, v[i].string) ||
+                      saei_json_member(json, container, v[i].string) == i + 1,
+                  "a key is there once");
+    }
+    fuzz_need(n == v[container].n << object, "a container knows its size");
+}
+
+void fuzz_tree(const saei_json *json)
+{
+    fuzz_need(json->n && json->n <= json->room && json->v[0].next == json->n, "the first value holds all others");
+    for (uint32_t i = 0; i < json->n; i++) {
+        const saei_json_value *v = &json->v[i];
+        const bool container = v->type == SAEI_JSON_ARRAY || v->type == SAEI_JSON_OBJECT;
+        fuzz_need(v->next > i && v->next <= json->n && (container || v->next == i + 1), "a value ends behind itself");
+        fuzz_need(!i || v->at >= v[-1].at, "values come in the order of the text");
+        fuzz_need(v->type != SAEI_JSON_INTEGER || v->number == (double)v->integer, "an integer is a number too");
+        if (v->type == SAEI_JSON_STRING)
+            check_string(json, v->string);
+        if (container && v->n < 64)
+            check_container(json, i);
+    }
 }

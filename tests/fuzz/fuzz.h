@@ -27,4 +27,8 @@ enum { FUZZ_D = 9, FUZZ_N = 24 };
 sae_model *fuzz_model(uint32_t which);
 sae_env *fuzz_env(void);
 
+/* Is a tree of the readers of JSON and YAML what io/json.h promises? */
+struct saei_json;
+void fuzz_tree(const struct saei_json *json);
+
 #endif

@@ -6,7 +6,7 @@ build=${1:?a build directory}
 passed=0
 failed=0
 order='base host simd env gemm io model codec'
-top='steer distance features' # on one line: they may not see each other
+top='steer distance features save' # on one line: they may not see each other
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -32,7 +32,7 @@ layers() {
     done
 }
 
-# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson and zlib outside io/, SQLite
+# calls ROOT: what a guest library may not do, and the system outside host/, intrinsics outside simd/, jansson, zlib and libyaml outside io/, SQLite
 # outside features/, BLIS outside its file.
 calls() {
     local file code
@@ -50,7 +50,7 @@ calls() {
         case $file in "$1"/simd/* | "$1"/host/fpmode.c) ;; *) found "$file" "$code" 'include[[:space:]]*<([a-z]*intrin|arm_neon|arm_acle)\.h' ;; esac
         case $file in "$1"/gemm/blis.c) ;; *) found "$file" "$code" 'include[[:space:]]*<blis|\bbli_' ;; esac
         case $file in "$1"/features/*) ;; *) found "$file" "$code" 'include[[:space:]]*<sqlite3' ;; esac
-        case $file in "$1"/io/*) ;; *) found "$file" "$code" 'include[[:space:]]*<(jansson|zlib)' ;; esac
+        case $file in "$1"/io/*) ;; *) found "$file" "$code" 'include[[:space:]]*<(jansson|zlib|yaml)' ;; esac
     done
 }
 
@@ -59,13 +59,14 @@ found() { # found FILE CODE PATTERN
 }
 
 # imports ROOT: what objects outside host/ ask for beyond the pure functions of libc. BLIS is for one of them; readers of files ask zlib, for
-# what needs no file of its own; catalogs ask SQLite too, and log: an order of search results may differ in the last digit.
+# what needs no file of its own, one of them libyaml; catalogs ask SQLite too, and log: an order of search results may differ in the last digit.
 imports() {
     local object
     for object in "$1"/*/*.o; do
         case $object in
         "$1"/host/*) ;;
         "$1"/gemm/blis.o) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|bli_.*" | sed "s:^:$object needs :" ;;
+        "$1"/io/yaml.o) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|yaml_.*" | sed "s:^:$object needs :" ;;
         "$1"/io/*) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|inflate(Init2_|End)?|crc32_z" | sed "s:^:$object needs :" ;;
         "$1"/features/*) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure|sqlite3_.*|log" | sed "s:^:$object needs :" ;;
         *) nm -u "$object" | awk '{print $NF}' | grep -vxE "$pure" | sed "s:^:$object needs :" ;;
@@ -110,12 +111,14 @@ planted gemm lanes '#include <immintrin.h>' calls
 planted codec blas '#include <blis.h>' calls
 planted model text '#include <jansson.h>' calls
 planted features pack '#include <zlib.h>' calls
+planted codec config '#include <yaml.h>' calls
 planted steer rows '#include <sqlite3.h>' calls
 planted distance database 'int sqlite3_sleep(int); int f(void) { return sqlite3_sleep(1); }' imports
 planted io gzip 'int gzopen(int); int f(void) { return gzopen(1); }' imports
 planted codec inflate 'int inflate(int); int f(void) { return inflate(1); }' imports
 planted steer libm 'double exp(double); double f(double x) { return exp(x); }' imports
 planted gemm blis 'int abort(void); int bli_init(void); int f(void) { return bli_init() + abort(); }' imports
+planted io json 'int yaml_parser_parse(void); int f(void) { return yaml_parser_parse(); }' imports
 planted gemm tile 'int bli_init(void); int f(void) { return bli_init(); }' imports
 mkdir -p "$tmp/talk/codec"
 echo 'const char *f(void) { return "a \"free (x)"; } /* free(x) */' >"$tmp/talk/codec/talk.c"

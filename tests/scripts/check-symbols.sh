@@ -43,7 +43,7 @@ verdict 'writable data in libsae.a' diff /dev/null "$tmp/writable"
 verdict 'symbols of BLIS in libsae.so' diff /dev/null <(nm -D "$build/libsae.so" | of_blis)
 verdict 'symbols of BLIS in libsae.a' diff /dev/null <(nm -g "$build/libsae.a" | of_blis)
 verdict 'constants with addresses stay writable: libsae.so is not linked with -z relro' grep -q GNU_RELRO <(readelf -lW "$build/libsae.so")
-verdict 'libsae.so needs more than libc, SQLite and zlib' diff /dev/null <(readelf -d "$build/libsae.so" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libpthread|ld-linux.*|libgcc_s|libsqlite3|libz)\.')
+verdict 'libsae.so needs more than libc, SQLite, zlib and libyaml' diff /dev/null <(readelf -d "$build/libsae.so" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libpthread|ld-linux.*|libgcc_s|libsqlite3|libz|libyaml-0)\.')
 
 # The checks can fail.
 printf '%s\n' 'int counter = 1;' 'static _Thread_local int mine;' 'int sae_fine(void);' 'int sae_fine(void) { return counter++ + mine++; }' >"$tmp/bad.c"

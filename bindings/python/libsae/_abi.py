@@ -50,10 +50,15 @@ SAE_STANDARD = 1
 SAE_JUMPRELU = 2
 SAE_TOPK = 3
 SAE_GATED = 4
+SAE_ABSTOPK = 5
+SAE_GROUPMAX = 6
+SAE_MATCHING_PURSUIT = 7
+SAE_TEMPORAL = 8
 SAE_NORM_NONE = 0
 SAE_NORM_SCALE = 1
 SAE_NORM_CONSTANT = 2
 SAE_NORM_LAYER = 3
+SAE_NORM_AFFINE = 4
 SAE_BORROW = 1
 SAE_W_ENC_BY_ROWS = 2
 SAE_W_DEC_BY_COLS = 4
@@ -66,6 +71,8 @@ SAE_TEXT_MODEL_NAME = 4
 SAE_TEXT_HOOK_NAME = 5
 SAE_TEXT_PATH = 6
 SAE_TEXT_CONFIG = 7
+SAE_TEXT_HOOK_NAME_OUT = 8
+SAE_TEXT_CATALOG = 9
 SAE_W_ENC = 1
 SAE_W_DEC = 2
 SAE_B_ENC = 3
@@ -169,6 +176,7 @@ class sae_open_options(Structure):
         ("norm_scaling_factor", c_float),  # float norm_scaling_factor
         ("copy", c_int32),  # int32_t copy
         ("check", c_int32),  # int32_t check
+        ("layer", c_char_p),  # const char *layer
     )
 
 
@@ -220,6 +228,17 @@ class sae_memory(Structure):
         ("vectors_bytes", c_int64),  # int64_t vectors_bytes
         ("rows_bytes", c_int64),  # int64_t rows_bytes
         ("panels_bytes", c_int64),  # int64_t panels_bytes
+    )
+
+
+class sae_save_options(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("dtype", c_int32),  # sae_dtype dtype
+        ("format", c_char_p),  # const char *format
+        ("catalog", c_char_p),  # const char *catalog
+        ("overwrite", c_int32),  # int32_t overwrite
+        ("check", c_int32),  # int32_t check
     )
 
 
@@ -425,6 +444,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_arch_name": (c_char_p, c_int32),
     # const char *sae_norm_name(sae_norm norm)
     "sae_norm_name": (c_char_p, c_int32),
+    # sae_status sae_model_save(const sae_model *model, const char *path, const sae_save_options *opt, sae_error *err)
+    "sae_model_save": (c_int32, c_void_p, c_char_p, POINTER(sae_save_options), POINTER(sae_error)),
     # sae_status sae_ctx_bytes(const sae_model *model, const sae_ctx_options *opt, size_t *out)
     "sae_ctx_bytes": (c_int32, c_void_p, POINTER(sae_ctx_options), c_void_p),
     # sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options *opt, sae_error *err)

@@ -41,6 +41,7 @@ _NORMS = {
 _SIDES = {"decoder": _abi.SAE_BY_DECODER, "encoder": _abi.SAE_BY_ENCODER}
 _MEASURES = {"cosine": _abi.SAE_COSINE, "angle": _abi.SAE_ANGLE, "l2": _abi.SAE_L2}
 _FORMS: dict[Form, int] = {"rows": _abi.SAE_PREPARE_ROWS, "panels": _abi.SAE_PREPARE_PANELS}
+_DTYPES = {"f32": _abi.SAE_F32, "f16": _abi.SAE_F16, "bf16": _abi.SAE_BF16}
 _TENSORS = {
     "W_enc": _abi.SAE_W_ENC,
     "W_dec": _abi.SAE_W_DEC,
@@ -116,6 +117,13 @@ def _text(value: str | None, name: str) -> bytes | None:
     return value.encode()
 
 
+def _path(path: str | os.PathLike[str]) -> bytes:
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ArgError(f"the path {path!r} holds a NUL character")
+    return name
+
+
 def _env(env: Env | None, threads: int, isa: str) -> tuple[Env, bool]:
     """The env to use, and whether it was made here."""
     if env is None:
@@ -148,6 +156,7 @@ def open(
     apply_b_dec: bool | None = None,
     normalize_activations: str | None = None,
     norm_scaling_factor: float | None = None,
+    layer: str | int | None = None,
     d_in: int | None = None,
     d_out: int | None = None,
     copy: bool = False,
@@ -157,14 +166,15 @@ def open(
     prepare: Prepare = None,
     env: Env | None = None,
 ) -> Sae:
-    """Opens a published SAE: a SAELens folder (cfg.json and sae_weights.safetensors) or the safetensors file inside one.
+    """Opens a published SAE of any format that docs/formats.md lists: its folder, or the file of its weights.
 
     What the file does not say, or says wrongly:
-      architecture           "standard", "jumprelu", "topk", "gated"
+      architecture           "standard", "jumprelu", "topk", "gated", ...
       k                      active features of a top-k SAE
       apply_b_dec_to_input   subtract b_dec from the rows first (`apply_b_dec` is the same, as the C library calls it)
       normalize_activations  "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"
       norm_scaling_factor    the factor of "expected_average_only_in", which cfg.json does not carry
+      layer                  which SAE of a folder that holds several: 12, "12", or the name of its file or folder
       d_in, d_out            expected sizes: a file that differs is refused (ShapeError)
 
     How it is opened:
@@ -177,9 +187,7 @@ def open(
     """
     if apply_b_dec is not None and apply_b_dec_to_input is not None and bool(apply_b_dec) != bool(apply_b_dec_to_input):
         raise TypeError("apply_b_dec_to_input and apply_b_dec are one option, and they differ")
-    name = os.fsencode(path)
-    if b"\0" in name:
-        raise ArgError(f"the path {path!r} holds a NUL character")
+    name = _path(path)
     factor = 0.0 if norm_scaling_factor is None else float(norm_scaling_factor)
     if norm_scaling_factor is not None and factor == 0.0:
         raise ArgError("norm_scaling_factor = 0: give a factor above 0, or None for what the file says")
@@ -190,6 +198,7 @@ def open(
         d_out=_size(d_out, "d_out"),
         architecture=_text(architecture, "architecture"),
         normalize_activations=_text(normalize_activations, "normalize_activations"),
+        layer=_text(str(layer) if isinstance(layer, int) else layer, "layer"),
         apply_b_dec=_yes_no(apply_b_dec if apply_b_dec_to_input is None else apply_b_dec_to_input),
         norm_scaling_factor=factor,
         copy=_abi.SAE_YES if copy else _abi.SAE_DEFAULT,
@@ -423,6 +432,8 @@ class Sae:
                     "stored_architecture": text(_abi.SAE_TEXT_ARCHITECTURE),
                     "model_name": text(_abi.SAE_TEXT_MODEL_NAME),
                     "hook_name": text(_abi.SAE_TEXT_HOOK_NAME),
+                    "hook_name_out": text(_abi.SAE_TEXT_HOOK_NAME_OUT),
+                    "catalog": text(_abi.SAE_TEXT_CATALOG),
                     "d_in": info.d_in,
                     "d_sae": info.d_sae,
                     "d_out": info.d_out,
@@ -441,10 +452,11 @@ class Sae:
 
     @property
     def info(self) -> Info:
-        """path, format, format_version, architecture, stored_architecture, model_name, hook_name, d_in, d_sae, d_out, k
-        (0 unless top-k), dtype (of W_enc: "f32", "f16", "bf16"), w_enc_dtype, w_dec_dtype, normalize_activations,
-        norm_scaling_factor, apply_b_dec_to_input, rescale_by_decoder_norm, warnings (sentences), config (cfg.json as it is
-        stored). Texts that the file does not have are ""."""
+        """path, format, format_version, architecture, stored_architecture, model_name, hook_name, hook_name_out (where it
+        writes, if that is another), catalog (that belongs to a .sae file), d_in, d_sae, d_out, k (0 unless top-k), dtype (of
+        W_enc: "f32", "f16", "bf16"), w_enc_dtype, w_dec_dtype, normalize_activations, norm_scaling_factor,
+        apply_b_dec_to_input, rescale_by_decoder_norm, warnings (sentences), config (as it is stored). Texts that the file does
+        not have are ""."""
         return self._info
 
     @property
@@ -484,6 +496,33 @@ class Sae:
         """Reads every weight; FormatError names tensor, row and column of the first that is not finite."""
         with self._model as model:
             call(lib.sae_model_check, model)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: Literal["sae", "saelens", "gemma_scope"] | None = None,
+        dtype: Literal["f32", "f16", "bf16"] | None = None,
+        overwrite: bool = False,
+        *,
+        catalog: str | None = None,
+        check: bool = True,
+    ) -> None:
+        """Writes the SAE: "sae", one file that is mapped as it lies; "saelens", a folder that sae-lens 6 loads; "gemma_scope",
+        a .npz. By the ending of `path` when no format is named: .sae, .npz, else a folder.
+
+        Codes of the file are those of this SAE, bit for bit, unless `dtype` is narrower than the weights. What a format cannot
+        say is refused (UnsupportedError), and what is there already is kept (IoError) unless `overwrite`. `catalog` is the
+        path, beside the file, of the catalog that belongs to it; `check` looks first whether every weight is finite."""
+        options = struct(
+            _abi.sae_save_options,
+            dtype=0 if dtype is None else constant(_DTYPES, dtype, "dtype"),
+            format=_text(format, "format"),
+            catalog=_text(catalog, "catalog"),
+            overwrite=_abi.SAE_YES if overwrite else _abi.SAE_DEFAULT,
+            check=_abi.SAE_DEFAULT if check else _abi.SAE_NO,
+        )
+        with self._model as model:
+            call(lib.sae_model_save, model, _path(path), byref(options))
 
     def read(self, tensor: str, first: int = 0, n: int | None = None, out: Rows | None = None) -> Any:
         """Rows first .. first + n - 1 (to the end when `n` is None) of a tensor as float32: "W_enc" [n][d_in] and "W_dec"
