@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# libsae builds without a build system: `cc lib/*/*.c` and no flag but the include paths and libyaml. What such a build lacks is instruction sets, not
-# bits: it gives the codes of tests/golden/bits.txt too.
+# libsae builds without a build system: `cc lib/*/*.c` and no flag but the include paths and libyaml. What such a build lacks is instruction
+# sets, not bits: it gives the codes of tests/golden/bits.txt too.
 set -u
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
