@@ -274,6 +274,9 @@ def test_rows_are_scaled_back_as_they_were_scaled() -> None:
     ours.encode(torch.ones(2, ours.cfg.d_in))
     with pytest.raises(RuntimeError, match="3 rows are decoded after 2"):
         ours.decode(acts)
+    ours.decode(acts[:2])
+    with pytest.raises(RuntimeError, match="2 rows are decoded after 0"):  # once, as with sae-lens
+        ours.decode(acts[:2])
     heads = SAE.load_from_disk(GOLDEN / "standard_hook_z")
     with pytest.raises(RuntimeError, match="encode first"):
         heads.decode(torch.ones(3, heads.cfg.d_sae))
