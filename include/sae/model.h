@@ -57,9 +57,10 @@ typedef struct sae_open_options {
     const char *layer;                 /* which SAE of a folder that holds several: "12", or the name of its file or folder */
 } sae_open_options;
 
-/* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
- * sae_weights.safetensors inside one. The file is mapped; vectors are read, matrices stay where they are until they are used.
- * A mapped file must not be truncated while the model lives (copy = SAE_YES avoids that). Nothing in a file is executed.
+/* Opens a published SAE. `path` is its folder or the file of its weights, of any format that docs/formats.md lists: SAELens since v3, Gemma
+ * Scope, dictionary_learning, sparsify, OpenAI, Llama Scope, circuit-tracer, our own .sae, ...
+ * The files are mapped; vectors are read, matrices stay where they are until they are used. A mapped file must not be truncated while the model lives
+ * (copy = SAE_YES avoids that). Nothing in a file is executed.
  * Errors: SAE_E_IO (missing, unreadable), SAE_E_FORMAT (damaged, contradicting itself, non-finite values), SAE_E_SHAPE (an expected
  * size differs), SAE_E_UNSUPPORTED (an architecture or dtype this version does not read, by name), SAE_E_NOMEM, SAE_E_ARG. */
 SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *path, const sae_open_options *opt, sae_error *err);
@@ -137,7 +138,7 @@ SAE_API sae_status sae_model_info(const sae_model *model, sae_info *out);
 
 /* What the file says in words. */
 enum {
-    SAE_TEXT_FORMAT = 1,         /* "saelens" or "memory" */
+    SAE_TEXT_FORMAT = 1,         /* "saelens", "gemma_scope", ...: docs/formats.md; "memory" without a file */
     SAE_TEXT_FORMAT_VERSION = 2, /* the sae_lens_version of cfg.json, "" if absent */
     SAE_TEXT_ARCHITECTURE = 3,   /* as stored: "jumprelu" */
     SAE_TEXT_MODEL_NAME = 4,     /* of the language model, "" if absent, as the next */
