@@ -11,7 +11,8 @@
 #include "support/support.h"
 #include "support/run.h"
 
-enum { D = 37, N = 1601, K = 16, PLAIN = 9, ROWS = 13, N_PROBED = 19, N_PAIRS = 4, N_NEAR = 6 };
+/* N is K groups of one size. */
+enum { D = 37, N = 1602, K = 18, PLAIN = 9, ROWS = 13, N_PROBED = 19, N_PAIRS = 4, N_NEAR = 6 };
 
 static sae_error err;
 
@@ -36,6 +37,14 @@ static const kind kinds[] = {
     {"standard, scaled", KIND(.arch = SAE_STANDARD, .norm = SAE_NORM_SCALE, .norm_scaling_factor = 0.37f)},
     {"jumprelu, constant norm", KIND(.arch = SAE_JUMPRELU, .norm = SAE_NORM_CONSTANT)},
     {"top-k, layer norm", KIND(.arch = SAE_TOPK, .norm = SAE_NORM_LAYER, .flags = SAE_APPLY_B_DEC)},
+    {"jumprelu, negative codes", KIND(.arch = SAE_JUMPRELU, .flags = SAE_KEEP_NEGATIVE)},
+    {"top-k, negative codes", KIND(.arch = SAE_TOPK, .flags = SAE_KEEP_NEGATIVE)},
+    {"top-k by decoder norm, unscaled", KIND(.arch = SAE_TOPK, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED)},
+    {"abs-top-k", KIND(.arch = SAE_ABSTOPK, .flags = SAE_APPLY_B_DEC)},
+    {"groupmax", KIND(.arch = SAE_GROUPMAX)},
+    {"matching pursuit", KIND(.arch = SAE_MATCHING_PURSUIT, .residual_threshold = 0.5f)},
+    {"matching pursuit, stops on repeat", KIND(.arch = SAE_MATCHING_PURSUIT, .flags = SAE_STOP_ON_REPEAT | SAE_APPLY_B_DEC)},
+    {"skip, layer norm of the input", KIND(.arch = SAE_STANDARD, .norm = SAE_NORM_LAYER, .flags = SAE_NORM_IN_ONLY, .w_skip = &err)},
 };
 enum { N_KINDS = LENGTH(kinds) };
 
@@ -66,7 +75,7 @@ typedef struct outcome {
     sae_codes codes;
     int64_t nonfinite;
     float dense[ROWS * N];
-    float y[ROWS * D], error[ROWS];
+    float y[ROWS * D], output[ROWS * D], error[ROWS];
     double fvu;
     float probe[ROWS * N_PROBED], pre[ROWS * N_PROBED];
     float steered[ROWS * D];
@@ -85,12 +94,18 @@ static void observe_codec(outcome *o, sae_model *model, const sae_rows *x, int32
     sae_ctx *ctx = ctx_make(model, max_rows);
     sae_probe *probe;
     int32_t features[N_PROBED];
-    const sae_rows y = rows_plain(o->y, x->n_rows, D);
+    const sae_rows y = rows_plain(o->y, x->n_rows, D), output = rows_plain(o->output, x->n_rows, D);
+    sae_info info = {.struct_size = sizeof info};
+    ck_assert_int_eq(sae_model_info(model, &info), SAE_OK);
     o->codes = codes_of(ctx, x);
     o->nonfinite = sae_ctx_nonfinite(ctx);
     CTX_ACCEPTED(ctx, sae_encode_dense(ctx, o->dense, 0, x));
     CTX_ACCEPTED(ctx, sae_decode(ctx, &y, &o->codes));
-    CTX_ACCEPTED(ctx, sae_measure(ctx, o->error, &o->fvu, x, &o->codes));
+    CTX_ACCEPTED(ctx, sae_forward(ctx, &output, x));
+    if (info.has_skip == SAE_NO)
+        CTX_ACCEPTED(ctx, sae_measure(ctx, o->error, &o->fvu, x, &o->codes));
+    else
+        CTX_REFUSED(SAE_E_UNSUPPORTED, "skip|sae_forward", ctx, sae_measure(ctx, o->error, &o->fvu, x, &o->codes));
     for (size_t i = 0; i < N_PROBED; i++)
         features[i] = probed(i);
     ACCEPTED(sae_probe_create(&probe, model, features, N_PROBED, &err));
@@ -189,6 +204,7 @@ static void check_same(const outcome *a, const outcome *b, const char *what)
     ck_assert_msg(same_floats(a->codes.row_shift, b->codes.row_shift, rows), "%s: row_shift", what);
     ck_assert_msg(!memcmp(a->dense, b->dense, sizeof a->dense), "%s: dense", what);
     ck_assert_msg(same_floats(a->y, b->y, ROWS * D), "%s: decode", what);
+    ck_assert_msg(same_floats(a->output, b->output, ROWS * D), "%s: forward", what);
     ck_assert_msg(same_floats(a->error, b->error, ROWS), "%s: error", what);
     ck_assert_msg(!memcmp(&a->fvu, &b->fvu, sizeof a->fvu) || (isnan(a->fvu) && isnan(b->fvu)), "%s: fvu", what);
     ck_assert_msg(!memcmp(a->probe, b->probe, sizeof a->probe), "%s: probe", what);
@@ -237,7 +253,9 @@ START_TEST(answers_to_the_bit)
             for (int k = 0; k < D; k++)
                 e += ((double)x[r * D + k] - (double)y[k]) * ((double)x[r * D + k] - (double)y[k]);
             const float error = (float)e;
-            ck_assert(same_floats(o->error + r, &error, 1));
+            ck_assert(p.skip || same_floats(o->error + r, &error, 1));
+            answer_skip(&p, x + r * D, y);
+            ck_assert(same_floats(o->output + r * D, y, D));
         }
         ck_assert_int_gt(active, PLAIN); /* the test tests something */
         ck_assert_int_eq(o->nonfinite, nonfinite);
@@ -256,6 +274,8 @@ END_TEST
 static double margin(const planted *p, const double *dense, double pre, size_t j)
 {
     double kth = INFINITY;
+    if (p->weights.flags & SAE_KEEP_NEGATIVE || p->weights.arch > SAE_GATED)
+        return INFINITY; /* the rows are such that none is near */
     if (p->weights.arch == SAE_JUMPRELU)
         return fabs(pre - fmax(0.0, (double)p->threshold[j]));
     if (p->weights.arch != SAE_TOPK)
@@ -607,7 +627,7 @@ START_TEST(decode_is_linear)
         const double zero = (double)y[0][k], a = (double)y[1][k] - zero, b = (double)y[2][k] - zero, both = (double)y[3][k] - zero;
         ck_assert_msg(fabs(both - (2.0 * a - 3.0 * b)) <= 1e-4 * (1.0 + fabs(a) + fabs(b)), "element %d: %g, not %g", k, both,
                       2.0 * a - 3.0 * b);
-        if (p.weights.norm == SAE_NORM_NONE)
+        if (p.weights.norm == SAE_NORM_NONE && (p.weights.arch != SAE_MATCHING_PURSUIT || p.weights.flags & SAE_APPLY_B_DEC))
             ck_assert_mem_eq(y[0] + k, p.b_dec + k, sizeof(float));
     }
     codes_free(&c);
@@ -749,7 +769,8 @@ static double length_of(const float *v)
 static void direction_of(const bed *b, int32_t feature, double *out)
 {
     const float *row = b->p.dec + (size_t)feature * D;
-    const double by = b->p.weights.flags & SAE_RESCALE_BY_DECODER_NORM ? 1.0 / length_of(row) : 1.0;
+    const uint32_t scaled = b->p.weights.flags & (SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED);
+    const double by = scaled == SAE_RESCALE_BY_DECODER_NORM ? 1.0 / length_of(row) : 1.0;
     for (int k = 0; k < D; k++)
         out[k] = (double)row[k] * by;
 }

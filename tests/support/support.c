@@ -400,9 +400,15 @@ void planted_make(planted *p, sae_weights shape, uint64_t seed)
     p->b_mag = vector_of(&r, w->d_sae, -0.2, 0.2);
     p->r_mag = vector_of(&r, w->d_sae, -0.5, 0.5);
     make_twins(p);
+    if (w->arch == SAE_MATCHING_PURSUIT) /* one dictionary */
+        memcpy(p->dec, p->enc, n * d_in * sizeof(float));
+    p->skip = w->w_skip ? matrix_of(&r, d_out * d_in, 1.0 / sqrt((double)d_in)) : NULL;
+    w->w_skip = w->w_skip ? stored(p->blocks + 2, p->skip, w->dtype, w->d_out, w->d_in, false) : NULL;
     w->w_enc = stored(p->blocks, p->enc, w->dtype, w->d_sae, w->d_in, !(w->flags & SAE_W_ENC_BY_ROWS));
     w->w_dec = stored(p->blocks + 1, p->dec, w->dtype, w->d_sae, w->d_out, w->flags & SAE_W_DEC_BY_COLS);
-    w->b_enc = w->arch == SAE_GATED ? NULL : p->b_enc;
+    if (w->arch == SAE_MATCHING_PURSUIT)
+        w->w_enc = NULL;
+    w->b_enc = w->arch == SAE_GATED || w->arch == SAE_MATCHING_PURSUIT ? NULL : p->b_enc;
     w->b_dec = p->b_dec;
     w->threshold = w->arch == SAE_JUMPRELU ? p->threshold : NULL;
     w->b_gate = w->arch == SAE_GATED ? p->b_gate : NULL;
@@ -412,11 +418,12 @@ void planted_make(planted *p, sae_weights shape, uint64_t seed)
 
 void planted_free(planted *p)
 {
-    float *const arrays[] = {p->enc, p->dec, p->b_enc, p->b_dec, p->threshold, p->b_gate, p->b_mag, p->r_mag};
+    float *const arrays[] = {p->enc, p->dec, p->b_enc, p->b_dec, p->threshold, p->b_gate, p->b_mag, p->r_mag, p->skip};
     for (size_t i = 0; i < LENGTH(arrays); i++)
         free(arrays[i]);
     free(p->blocks[0]);
     free(p->blocks[1]);
+    free(p->blocks[2]);
     *p = (planted){0};
 }
 
@@ -479,6 +486,10 @@ static void normalise(const planted *p, const float *x, float *xc, float *scale,
         for (size_t k = 0; k < d; k++)
             xc[k] = (x[k] - *shift) / (*scale + 1e-5f);
     }
+    if (w->flags & SAE_NORM_IN_ONLY) {
+        *scale = 1.0f;
+        *shift = 0.0f;
+    }
     for (size_t k = 0; (w->flags & SAE_APPLY_B_DEC) && k < d; k++)
         xc[k] -= p->b_dec[k];
 }
@@ -506,55 +517,163 @@ static int by_rank(const void *a, const void *b)
     return x->j < y->j ? -1 : 1;
 }
 
-/* h > 0 among the k largest stays. */
-static void keep_k(double *h, size_t n, size_t k)
+/* The k largest stay, by their size if so; what is no candidate is -INFINITY or 0. */
+static void keep_k(double *h, size_t n, size_t k, bool by_size)
 {
     candidate *all = malloc(n * sizeof *all);
     ck_assert_ptr_nonnull(all);
     for (size_t j = 0; j < n; j++)
-        all[j] = (candidate){h[j], j};
+        all[j] = (candidate){by_size && isfinite(h[j]) ? fabs(h[j]) : h[j], j};
     qsort(all, n, sizeof *all, by_rank);
     for (size_t i = k; i < n; i++)
         h[all[i].j] = 0.0;
     free(all);
 }
 
+/* The largest of each of k groups stays, the first of equals. */
+static void keep_best_of_groups(double *h, size_t n, size_t k)
+{
+    for (size_t first = 0; first < n; first += n / k) {
+        size_t best = first;
+        for (size_t j = first; j < first + n / k; j++)
+            best = h[j] > h[best] ? j : best;
+        for (size_t j = first; j < first + n / k; j++)
+            h[j] = j == best ? h[j] : 0.0;
+    }
+}
+
+static bool negatives(const planted *p)
+{
+    return p->weights.arch == SAE_ABSTOPK || (p->weights.flags & SAE_KEEP_NEGATIVE);
+}
+
+/* What competing features leave of candidates, of which those that are none are -INFINITY where codes may be negative, else 0. */
+static void compete(const planted *p, double *h)
+{
+    const sae_weights *w = &p->weights;
+    const size_t n = (size_t)w->d_sae;
+    if (w->arch == SAE_TOPK || w->arch == SAE_ABSTOPK)
+        keep_k(h, n, (size_t)w->k, w->arch == SAE_ABSTOPK);
+    if (w->arch == SAE_GROUPMAX)
+        keep_best_of_groups(h, n, (size_t)w->k);
+    for (size_t j = 0; j < n; j++)
+        h[j] = isfinite(h[j]) ? h[j] : 0.0;
+}
+
+/* The first of the largest finite v above 0, or n. */
+static size_t best_of(const double *v, size_t n)
+{
+    size_t best = n;
+    for (size_t j = 0; j < n; j++)
+        if (isfinite(v[j]) && v[j] > (best < n ? v[best] : 0.0))
+            best = j;
+    return best;
+}
+
+/* The rounds of a matching pursuit from what is left of a row; every step as the library rounds it. */
+static int64_t pursue(const planted *p, float *left, float *dense, float *pre)
+{
+    const sae_weights *w = &p->weights;
+    const size_t n = (size_t)w->d_sae, d = (size_t)w->d_in;
+    double *dots = malloc(n * sizeof *dots), length = INFINITY;
+    int64_t nonfinite = 0;
+    bool more = true;
+    ck_assert_ptr_nonnull(dots);
+    memset(dense, 0, n * sizeof *dense);
+    for (int32_t round = 0; more && round < (w->k ? w->k : w->d_in); round++) {
+        for (size_t j = 0; j < n; j++) {
+            float acc = 0.0f;
+            for (size_t k = 0; k < d; k++)
+                acc = fmaf(p->enc[j * d + k], left[k], acc);
+            dots[j] = (double)acc;
+            nonfinite += !round && !isfinite(acc);
+            if (!round && pre)
+                pre[j] = acc;
+        }
+        const size_t best = best_of(dots, n);
+        if (best == n)
+            break;
+        const float v = (float)dots[best], sum = dense[best] + v;
+        more = dense[best] == 0.0f || !(w->flags & SAE_STOP_ON_REPEAT);
+        dense[best] = isfinite(sum) ? sum : dense[best];
+        length = 0.0;
+        for (size_t k = 0; k < d; k++) {
+            left[k] = fmaf(-v, p->enc[best * d + k], left[k]);
+            length += (double)left[k] * (double)left[k];
+        }
+        more &= !(w->residual_threshold > 0.0f && sqrt(length) < (double)w->residual_threshold);
+    }
+    free(dots);
+    return nonfinite;
+}
+
+/* Feature j's pre-activation and value from its dot. */
+static float value_of(const planted *p, size_t j, float dot, float *h)
+{
+    const sae_weights *w = &p->weights;
+    if (w->arch == SAE_GATED) {
+        *h = dot + p->b_gate[j];
+        return fmaf(dot, (float)exp((double)p->r_mag[j]), p->b_mag[j]);
+    }
+    *h = w->b_enc ? dot + p->b_enc[j] : dot;
+    if (w->flags & SAE_RESCALE_BY_DECODER_NORM)
+        *h = *h * length_of_row(p, j);
+    return *h;
+}
+
+/* Is it a candidate? */
+static bool is_on(const planted *p, size_t j, double h, double value)
+{
+    if (p->weights.arch == SAE_JUMPRELU && !(h > (double)p->threshold[j]))
+        return false;
+    return negatives(p) || (h > 0.0 && value > 0.0);
+}
+
 int64_t answer_encode(const planted *p, const float *x, float *dense, float *pre, float *scale, float *shift)
 {
     const sae_weights *w = &p->weights;
     const size_t n = (size_t)w->d_sae, d = (size_t)w->d_in;
+    const double off = negatives(p) ? -INFINITY : 0.0;
     int64_t nonfinite = 0;
     float *xc = malloc(d * sizeof *xc);
     double *codes = malloc(n * sizeof *codes);
     ck_assert(xc && codes);
     normalise(p, x, xc, scale, shift);
-    for (size_t j = 0; j < n; j++) {
-        float acc = 0.0f, h, value, threshold = 0.0f;
+    for (size_t j = 0; j < n && w->arch != SAE_MATCHING_PURSUIT; j++) {
+        float acc = 0.0f, h;
         for (size_t k = 0; k < d; k++)
             acc = fmaf(p->enc[j * d + k], xc[k], acc);
-        if (w->arch == SAE_GATED) {
-            h = acc + p->b_gate[j];
-            value = fmaf(acc, (float)exp((double)p->r_mag[j]), p->b_mag[j]);
-        } else {
-            h = w->b_enc ? acc + p->b_enc[j] : acc;
-            if (w->flags & SAE_RESCALE_BY_DECODER_NORM)
-                h = h * length_of_row(p, j);
-            value = h;
-        }
-        if (w->arch == SAE_JUMPRELU && p->threshold[j] > 0.0f)
-            threshold = p->threshold[j];
-        nonfinite += !isfinite(h) || !isfinite(value);
-        codes[j] = isfinite(h) && isfinite(value) && h > threshold && value > 0.0f ? (double)value : 0.0;
+        const float value = value_of(p, j, acc, &h);
+        const bool finite = isfinite(h) && isfinite(value);
+        nonfinite += !finite;
+        codes[j] = finite && is_on(p, j, (double)h, (double)value) ? (double)value : off;
         if (pre)
             pre[j] = h;
     }
-    if (w->arch == SAE_TOPK)
-        keep_k(codes, n, (size_t)w->k);
-    for (size_t j = 0; j < n; j++)
-        dense[j] = (float)codes[j];
+    if (w->arch == SAE_MATCHING_PURSUIT) {
+        nonfinite = pursue(p, xc, dense, pre);
+    } else {
+        compete(p, codes);
+        for (size_t j = 0; j < n; j++) {
+            dense[j] = codes[j] == 0.0 ? 0.0f : (float)codes[j]; /* no -0 */
+            if (w->flags & SAE_RETURN_UNSCALED && dense[j] != 0.0f)
+                dense[j] /= length_of_row(p, j);
+        }
+    }
     free(xc);
     free(codes);
     return nonfinite;
+}
+
+/* Does decoding divide by the decoder norm, and is b_dec added? */
+static bool divides(const sae_weights *w)
+{
+    return (w->flags & SAE_RESCALE_BY_DECODER_NORM) && !(w->flags & SAE_RETURN_UNSCALED);
+}
+
+static bool has_b_dec(const sae_weights *w)
+{
+    return w->b_dec && (w->arch != SAE_MATCHING_PURSUIT || (w->flags & SAE_APPLY_B_DEC));
 }
 
 void answer_decode(const planted *p, const float *dense, float scale, float shift, float *y)
@@ -562,16 +681,27 @@ void answer_decode(const planted *p, const float *dense, float scale, float shif
     const sae_weights *w = &p->weights;
     const size_t n = (size_t)w->d_sae, d = (size_t)w->d_out;
     for (size_t k = 0; k < d; k++) {
-        float acc = w->b_dec ? p->b_dec[k] : 0.0f;
+        float acc = has_b_dec(w) ? p->b_dec[k] : 0.0f;
         for (size_t j = 0; j < n; j++) {
             if (dense[j] == 0.0f)
                 continue;
             float f = dense[j];
-            if (w->flags & SAE_RESCALE_BY_DECODER_NORM)
+            if (divides(w))
                 f = f * (1.0f / length_of_row(p, j));
             acc = fmaf(f, p->dec[j * d + k], acc);
         }
-        y[k] = w->norm == SAE_NORM_NONE ? acc : fmaf(acc, scale, shift);
+        y[k] = w->norm == SAE_NORM_NONE || (w->flags & SAE_NORM_IN_ONLY) ? acc : fmaf(acc, scale, shift);
+    }
+}
+
+void answer_skip(const planted *p, const float *x, float *y)
+{
+    const size_t d = (size_t)p->weights.d_in;
+    for (int32_t o = 0; p->skip && o < p->weights.d_out; o++) {
+        float acc = 0.0f;
+        for (size_t k = 0; k < d; k++)
+            acc = fmaf(p->skip[(size_t)o * d + k], x[k], acc);
+        y[o] += acc;
     }
 }
 
@@ -600,28 +730,62 @@ static normaliser normaliser_of(const planted *p, const float *x)
     return (normaliser){1.0, 0.0, 1.0};
 }
 
+static void pursue_double(const planted *p, double *left, double *dense)
+{
+    const sae_weights *w = &p->weights;
+    const size_t n = (size_t)w->d_sae, d = (size_t)w->d_in;
+    double *dots = malloc(n * sizeof *dots);
+    bool more = true;
+    ck_assert_ptr_nonnull(dots);
+    memset(dense, 0, n * sizeof *dense);
+    for (int32_t round = 0; more && round < (w->k ? w->k : w->d_in); round++) {
+        for (size_t j = 0; j < n; j++) {
+            dots[j] = 0.0;
+            for (size_t k = 0; k < d; k++)
+                dots[j] += (double)p->enc[j * d + k] * left[k];
+        }
+        const size_t best = best_of(dots, n);
+        if (best == n)
+            break;
+        double squares = 0.0;
+        for (size_t k = 0; k < d; k++) {
+            left[k] -= dots[best] * (double)p->enc[best * d + k];
+            squares += left[k] * left[k];
+        }
+        more = dense[best] == 0.0 || !(w->flags & SAE_STOP_ON_REPEAT);
+        more &= !(w->residual_threshold > 0.0f && sqrt(squares) < (double)w->residual_threshold);
+        dense[best] += dots[best];
+    }
+    free(dots);
+}
+
 void answer_encode_double(const planted *p, const float *x, double *dense, double *pre)
 {
     const sae_weights *w = &p->weights;
     const size_t n = (size_t)w->d_sae, d = (size_t)w->d_in;
     const normaliser norm = normaliser_of(p, x);
+    double *xc = malloc(d * sizeof *xc);
+    ck_assert_ptr_nonnull(xc);
+    for (size_t k = 0; k < d; k++)
+        xc[k] = ((double)x[k] - norm.shift) / norm.divisor - (w->flags & SAE_APPLY_B_DEC ? (double)p->b_dec[k] : 0.0);
     for (size_t j = 0; j < n; j++) {
         double u = 0.0;
-        for (size_t k = 0; k < d; k++) {
-            const double xc = ((double)x[k] - norm.shift) / norm.divisor - (w->flags & SAE_APPLY_B_DEC ? (double)p->b_dec[k] : 0.0);
-            u += (double)p->enc[j * d + k] * xc;
-        }
+        for (size_t k = 0; k < d; k++)
+            u += (double)p->enc[j * d + k] * xc[k];
         double h = u + (w->arch == SAE_GATED ? (double)p->b_gate[j] : w->b_enc ? (double)p->b_enc[j] : 0.0), value = h;
         if (w->flags & SAE_RESCALE_BY_DECODER_NORM)
             value = h = h * (double)length_of_row(p, j);
         if (w->arch == SAE_GATED)
             value = exp((double)p->r_mag[j]) * u + (double)p->b_mag[j];
-        const bool on = h > (w->arch == SAE_JUMPRELU ? (double)p->threshold[j] : 0.0) && value > 0.0;
-        dense[j] = on ? value : 0.0;
+        dense[j] = is_on(p, j, h, value) ? value : negatives(p) ? -INFINITY : 0.0;
         pre[j] = h;
     }
-    if (w->arch == SAE_TOPK)
-        keep_k(dense, n, (size_t)w->k);
+    compete(p, dense);
+    for (size_t j = 0; j < n && (w->flags & SAE_RETURN_UNSCALED); j++)
+        dense[j] /= (double)length_of_row(p, j);
+    if (w->arch == SAE_MATCHING_PURSUIT)
+        pursue_double(p, xc, dense);
+    free(xc);
 }
 
 void answer_decode_double(const planted *p, const double *dense, const float *x, double *y)
@@ -630,15 +794,15 @@ void answer_decode_double(const planted *p, const double *dense, const float *x,
     const size_t n = (size_t)w->d_sae, d = (size_t)w->d_out;
     const normaliser norm = normaliser_of(p, x);
     for (size_t k = 0; k < d; k++)
-        y[k] = w->b_dec ? (double)p->b_dec[k] : 0.0;
+        y[k] = has_b_dec(w) ? (double)p->b_dec[k] : 0.0;
     for (size_t j = 0; j < n; j++) {
         if (dense[j] == 0.0)
             continue;
-        const double f = w->flags & SAE_RESCALE_BY_DECODER_NORM ? dense[j] / (double)length_of_row(p, j) : dense[j];
+        const double f = divides(w) ? dense[j] / (double)length_of_row(p, j) : dense[j];
         for (size_t k = 0; k < d; k++)
             y[k] += f * (double)p->dec[j * d + k];
     }
-    for (size_t k = 0; k < d; k++)
+    for (size_t k = 0; k < d && !(w->flags & SAE_NORM_IN_ONLY); k++)
         y[k] = y[k] * norm.scale + norm.shift;
 }
 

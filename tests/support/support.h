@@ -77,11 +77,12 @@ typedef struct planted {
     sae_weights weights; /* as sae_model_create takes it */
     float *enc, *dec;    /* by feature: [d_sae][d_in], [d_sae][d_out] */
     float *b_enc, *b_dec, *threshold, *b_gate, *b_mag, *r_mag;
-    void *blocks[2]; /* what w_enc and w_dec point into, at odd addresses */
+    float *skip;     /* by output: [d_out][d_in], NULL unless the shape has a w_skip */
+    void *blocks[3]; /* what w_enc, w_dec and w_skip point into, at odd addresses */
 } planted;
 
-/* Fill shape.arch, dtype, flags, d_in, d_sae, d_out, k, norm, norm_scaling_factor; struct_size and the pointers are set here. Models of
- * one seed and one set of sizes have the same values whatever dtype and layout. */
+/* Fill shape.arch, dtype, flags, d_in, d_sae, d_out, k, norm, norm_scaling_factor, residual_threshold; struct_size and the pointers are set
+ * here (a w_skip that is not NULL asks for a skip). Models of one seed and one set of sizes have the same values whatever dtype and layout. */
 void planted_make(planted *p, sae_weights shape, uint64_t seed);
 void planted_free(planted *p);
 sae_model *planted_model(const planted *p, sae_env *env);
@@ -95,6 +96,9 @@ float *planted_rows(const planted *p, int64_t n, uint64_t seed);
  * Returns how many pre-activations are not finite. */
 int64_t answer_encode(const planted *p, const float *x, float *dense, float *pre, float *scale, float *shift);
 void answer_decode(const planted *p, const float *dense, float scale, float shift, float *y);
+
+/* y += x W_skip, where there is one. */
+void answer_skip(const planted *p, const float *x, float *y);
 
 /* In double from the formulas of sae/model.h: pre-activations, and codes. */
 void answer_encode_double(const planted *p, const float *x, double *dense, double *pre);
