@@ -18,6 +18,7 @@ enum {
     ID_NORM_FACTOR,
     ID_D_IN,
     ID_D_OUT,
+    ID_LAYER,
     ID_COPY,
     ID_CHECK,
     ID_NO_CHECK,
@@ -34,6 +35,7 @@ static const option_desc model_options[] = {
     {ID_NORM_FACTOR, "norm-scaling-factor", "F", "the factor of expected_average_only_in"},
     {ID_D_IN, "d-in", "N", "refuse a file whose d_in is another"},
     {ID_D_OUT, "d-out", "N", "refuse a file whose d_out is another"},
+    {ID_LAYER, "layer", "NAME", "which SAE of a folder that holds several: its number, or the name of its file or folder"},
     {ID_COPY, "copy", NULL, "read the file into memory instead of mapping it"},
     {ID_CHECK, "check", NULL, "read every weight first and refuse values that are not finite"},
     {ID_NO_CHECK, "no-check", NULL, "skip that check for small files too"},
@@ -125,7 +127,7 @@ char *parse_pair(const char *option, const char *value, const char **right)
 
 static const char *parse_arch(const char *value)
 {
-    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++) {
+    for (sae_arch arch = SAE_STANDARD; arch <= SAE_GATED; arch++) { /* those that a file may leave open */
         if (strcmp(sae_arch_name(arch), value) == 0) {
             return sae_arch_name(arch);
         }
@@ -202,6 +204,9 @@ static bool take_model_option(model_args *m, int id, const char *value)
     case ID_D_OUT:
         m->open.d_out = (int32_t)parse_int("--d-out", value, 1, INT32_MAX);
         return true;
+    case ID_LAYER:
+        m->open.layer = value;
+        return true;
     case ID_COPY:
         m->open.copy = SAE_YES;
         return true;
@@ -275,17 +280,50 @@ int args_next_own(args *a, io_args *io, const char **value)
     }
 }
 
+bool args_take_catalog(catalog_args *c, int id, const char *value)
+{
+    switch (id) {
+    case ID_SAE:
+        c->sae_path = value;
+        return true;
+    case ID_FORCE:
+        c->force = true;
+        return true;
+    case 'j':
+        c->json = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+int args_next_catalog(args *a, catalog_args *c, const char **value)
+{
+    int id;
+    do {
+        id = args_next(a, value);
+    } while (args_take_catalog(c, id, *value));
+    return id;
+}
+
 bool io_to_pipe(const io_args *io)
 {
     return io->out_path != NULL && strcmp(io->out_path, "-") == 0;
 }
 
+char **args_operands_many(args *a, int least, int *n, const char *names)
+{
+    *n = a->argc - optind;
+    if (*n < least) {
+        die_usage("%s wanted, %d of %d given", names, *n, least);
+    }
+    return a->argv + optind;
+}
+
 char **args_operands(args *a, int n, const char *names)
 {
-    int given = a->argc - optind;
-    if (given < n) {
-        die_usage("%s wanted, %d of %d given", names, given, n);
-    }
+    int given;
+    args_operands_many(a, n, &given, names);
     if (given > n) {
         die_usage("%s wanted, '%s' is one too many", names, a->argv[optind + n]);
     }
@@ -317,6 +355,8 @@ void args_help(const command *c)
         printf("\nOptions:\n");
         print_options(c->options);
     }
-    printf("\nOptions of every command, about the SAE and how to compute:\n");
-    print_options(model_options);
+    if (!c->bare) {
+        printf("\nOptions of every command, about the SAE and how to compute:\n");
+        print_options(model_options);
+    }
 }

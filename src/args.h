@@ -29,6 +29,7 @@ typedef struct command {
     const char *summary;        /* one line */
     const char *details;        /* paragraphs of --help */
     const option_desc *options; /* ends with a zero; besides those of the model */
+    bool bare;                  /* takes no options of the model, and reads its command line itself */
     void (*run)(struct args *args);
 } command;
 
@@ -67,11 +68,26 @@ typedef struct io_args {
 /* As args_next, for commands that read rows or codes and write arrays: those four options are put into `io` on the way. */
 int args_next_own(args *a, io_args *io, const char **value);
 
+/* What OPTION_SAE, OPTION_FORCE and OPTION_JSON were given. */
+typedef struct catalog_args {
+    const char *sae_path;
+    bool force, json;
+} catalog_args;
+
+/* True when the option was one of those three. */
+bool args_take_catalog(catalog_args *c, int id, const char *value);
+
+/* As args_next, for commands about catalogs: those three options are put into `c` on the way. */
+int args_next_catalog(args *a, catalog_args *c, const char **value);
+
 /* Does the output go to standard output? */
 bool io_to_pipe(const io_args *io);
 
 /* The operands left over: exactly n, named in the usage error. */
 char **args_operands(args *a, int n, const char *names);
+
+/* The same for `least` and more; says how many in *n. */
+char **args_operands_many(args *a, int least, int *n, const char *names);
 
 void args_end(args *a);
 

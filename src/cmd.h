@@ -15,5 +15,6 @@ extern const command cmd_catalog_import;
 extern const command cmd_catalog_export;
 extern const command cmd_search;
 extern const command cmd_top;
+extern const command cmd_pull;
 
 #endif

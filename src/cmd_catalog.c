@@ -6,141 +6,166 @@
 
 #include "cmd.h"
 #include "features.h"
-#include "jsonl.h"
+#include "labels.h"
 #include "report.h"
 
 /* ---- import ---- */
 
-static const option_desc import_options[] = {OPTION_SAE, OPTION_FORCE, OPTION_JSON, {0}};
+enum { ID_FORMAT = 300, ID_SOURCE, ID_EXPLAINER, ID_EXAMPLES, ID_VOCAB };
+
+/* clang-format off */
+static const option_desc import_options[] = {
+    OPTION_SAE,
+    {ID_FORMAT, "format", "NAME", "neuronpedia, feature-circuits, sae-dashboard or delphi, whatever the files look like"},
+    {ID_SOURCE, "source", "NAME", "take what is of this SAE, where files tell of several: 12-res-16k, resid_3, layers.5"},
+    {ID_EXPLAINER, "explainer", "NAME", "take labels of this model or method only, where a file says whose they are"},
+    {ID_EXAMPLES, "examples", "N", "strongest examples of each feature, where each is a row of its own (default 5)"},
+    {ID_VOCAB, "vocab", "FILE", "the texts of token ids: tokenizer.json, vocab.json or a list"},
+    OPTION_FORCE,
+    OPTION_JSON,
+    {0},
+};
+/* clang-format on */
+
+static const label_format *format_named(const char *name)
+{
+    for (int i = 0; label_formats[i] != NULL; i++) {
+        if (strcmp(label_formats[i]->name, name) == 0) {
+            return label_formats[i];
+        }
+    }
+    die_usage("--format is neuronpedia, feature-circuits, sae-dashboard or delphi, not '%s'", name);
+}
 
 typedef struct import_job {
-    const char *from, *path, *sae_path;
-    bool force, json;
-    session s;
-    sae_catalog *catalog;
-    bool made; /* the catalog is new: it goes when the import fails */
-    int64_t line, features;
+    catalog_args given;
+    const char *vocab_path;
+    char **from;
+    int n_from;
+    labels labels;
 } import_job;
 
 static void import_parse(import_job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
-        if (id == ID_SAE) {
-            j->sae_path = value;
-        } else if (id == ID_FORCE) {
-            j->force = true;
-        } else {
-            j->json = true;
+    labels *l = &j->labels;
+    for (int id; (id = args_next_catalog(a, &j->given, &value)) != -1;) {
+        switch (id) {
+        case ID_FORMAT:
+            l->format = format_named(value);
+            break;
+        case ID_SOURCE:
+            l->source = value;
+            break;
+        case ID_EXPLAINER:
+            l->explainer = value;
+            break;
+        case ID_VOCAB:
+            j->vocab_path = value;
+            break;
+        default:
+            l->examples = (int32_t)parse_int("--examples", value, 1, 100);
+            break;
         }
     }
-    char **operands = args_operands(a, 2, "FILE.jsonl and CATALOG");
-    j->from = operands[0];
-    j->path = operands[1];
-    if (j->sae_path == NULL) {
+    j->from = args_operands_many(a, 2, &j->n_from, "FILE and CATALOG");
+    l->path = j->from[--j->n_from];
+    if (j->given.sae_path == NULL && access(l->path, F_OK) != 0) {
         die_usage("--sae PATH is wanted: a catalog belongs to one SAE");
     }
 }
 
-/* Nothing is written: the transaction is taken back, a new catalog removed. */
-_Noreturn static void import_fail(import_job *j, const char *why)
-{
-    sae_catalog_free(j->catalog);
-    if (j->made) {
-        unlink(j->path);
-    }
-    die("%s: line %lld: %s", j->from, (long long)j->line, why);
-}
+static const char *const skip_texts[N_SKIPS] = {"of another source", "of another explainer", "without a label", "without a feature",
+                                                "where the feature is not active"};
 
-static void import_line(import_job *j, const char *text, size_t bytes)
+/* Reads all files in one transaction. */
+static void import_files(labels *l, const paths *from)
 {
-    char why[WHY_BYTES];
-    feature_line line;
     sae_error err = {.struct_size = sizeof err};
-    sae_features *old = NULL;
-    if (!feature_line_read(&line, text, bytes, why)) {
-        import_fail(j, why);
+    progress p = progress_start("importing", "features", l->d_sae);
+    l->progress = &p;
+    expect_ok(sae_catalog_begin(l->catalog, &err), &err, l->path);
+    for (int64_t i = 0; i < from->n; i++) {
+        labels_read(l, from->all[i].path, from->all[i].in_folder);
     }
-    if (line.feature.id >= j->s.info.d_sae) {
-        snprintf(why, sizeof why, "key 'index' is %d, this SAE has features 0 .. %d", line.feature.id, j->s.info.d_sae - 1);
-        import_fail(j, why);
+    labels_flush(l);
+    l->line = 0; /* what is wrong now is so of all */
+    if (l->source != NULL && l->imported == 0 && l->skipped[SKIP_SOURCE] > 0) {
+        labels_fail(l, "nothing is of '%s'; the first is of '%s'", l->source, l->first_source);
     }
-    if (sae_catalog_get(&old, j->catalog, &line.feature.id, 1, &err)) {
-        import_fail(j, err.text);
+    if (l->format == NULL && l->used == NULL && l->files_skipped > 0) {
+        labels_fail(l, "none of the folder's %lld files fits a format", (long long)l->files_skipped);
     }
-    if (sae_features_count(old) > 0) {
-        sae_feature known = features_at(old, 0);
-        feature_line_fill(&line, &known);
-    }
-    if (sae_catalog_put(j->catalog, &line.feature, &err)) {
-        import_fail(j, err.text);
-    }
-    sae_features_free(old);
-    feature_line_free(&line);
-    j->features++;
-}
-
-static void import_lines(import_job *j, FILE *in)
-{
-    char *text = NULL;
-    size_t room = 0;
-    sae_error err = {.struct_size = sizeof err};
-    progress p = progress_start("importing", "features", j->s.info.d_sae);
-    if (sae_catalog_begin(j->catalog, &err)) {
-        import_fail(j, err.text);
-    }
-    for (ssize_t n; (n = getline(&text, &room, in)) >= 0;) {
-        j->line++;
-        while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) {
-            n--;
-        }
-        if (n > 0) {
-            import_line(j, text, (size_t)n);
-        }
-        progress_at(&p, j->features);
-    }
-    if (ferror(in)) {
-        import_fail(j, strerror(errno));
-    }
-    if (sae_catalog_commit(j->catalog, &err)) {
-        import_fail(j, err.text);
+    if (sae_catalog_commit(l->catalog, &err)) {
+        labels_fail(l, "%s", err.text);
     }
     progress_end(&p);
-    free(text);
+}
+
+static void import_tell(const import_job *j)
+{
+    const labels *l = &j->labels;
+    if (l->wordless) {
+        warn("tokens are numbers in these files, and stay out: --vocab FILE says their texts");
+    }
+    if (j->given.json) {
+        json_t *skipped = json_object();
+        for (int i = 0; i < N_SKIPS; i++) {
+            json_object_set_new(skipped, skip_texts[i], json_integer(l->skipped[i]));
+        }
+        report_print(json_pack("{s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:O}", "features", (json_int_t)l->features, "catalog",
+                               report_text(l->path), "format", l->used != NULL ? report_text(l->used->name) : json_null(), "files",
+                               (json_int_t)l->files, "files skipped", (json_int_t)l->files_skipped, "read", (json_int_t)l->read, "imported",
+                               (json_int_t)l->imported, "skipped", skipped, "explainers", l->explainers));
+        return;
+    }
+    printf("%lld features into %s", (long long)l->features, l->path);
+    for (int i = 0; i < N_SKIPS; i++) {
+        if (l->skipped[i] > 0) {
+            printf("; %lld entries %s skipped", (long long)l->skipped[i], skip_texts[i]);
+        }
+    }
+    printf("\n");
 }
 
 static void run_import(args *a)
 {
-    import_job j = {0};
+    import_job j = {.labels = {.examples = 5}};
+    labels *l = &j.labels;
+    paths from = {0};
+    sae_catalog_about about = {.struct_size = sizeof about};
     import_parse(&j, a);
-    bool standard = strcmp(j.from, "-") == 0;
-    FILE *in = standard ? stdin : fopen(j.from, "rb");
-    if (in == NULL) {
-        die("%s: cannot open: %s", j.from, strerror(errno));
+    for (int i = 0; i < j.n_from; i++) {
+        paths_add(&from, j.from[i]);
     }
-    j.s = session_open(&a->model, j.sae_path, true);
-    j.catalog = features_open_or_create(&j.s, j.path, j.force, &j.made);
-    import_lines(&j, in);
-    sae_catalog_free(j.catalog);
-    if (!standard) {
-        fclose(in);
+    if (j.vocab_path != NULL) {
+        l->words = vocabulary_read(j.vocab_path);
     }
-    if (j.json) {
-        report_print(json_pack("{s:I, s:o}", "features", (json_int_t)j.features, "catalog", report_text(j.path)));
-    } else {
-        printf("%lld features into %s\n", (long long)j.features, j.path);
-    }
-    session_close(&j.s);
+    session s = session_open(&a->model, j.given.sae_path, true);
+    l->catalog = features_open_or_create(&s, l->path, j.given.force, &l->made);
+    sae_catalog_info(l->catalog, &about);
+    labels_start(l, about.d_sae);
+    import_files(l, &from);
+    import_tell(&j);
+    sae_catalog_free(l->catalog);
+    labels_end(l);
+    paths_free(&from);
+    session_close(&s);
 }
 
 const command cmd_catalog_import = {
     .name = "catalog import",
-    .synopsis = "FILE.jsonl CATALOG --sae PATH [--force]",
-    .summary = "Read features from lines of JSON into a catalog",
-    .details = "Each line is an object with Neuronpedia's names: index, description, frac_nonzero, maxActApprox, pos_str, pos_values,\n"
-               "neg_str, neg_values, activations (a list of {tokens, values}), modelId, layer. Other keys are left alone. What a line\n"
-               "does not say stays as the catalog has it. CATALOG is made when it is not there. All lines are written, or, when one\n"
-               "is wrong, none. FILE.jsonl may be -.\n",
+    .synopsis = "FILE... CATALOG --sae PATH [--source NAME] [--format NAME]",
+    .summary = "Read labels and features, as other projects publish them, into a catalog",
+    .details = "FILE is a file of one of these, compressed by gzip or not, a folder of them, or -:\n"
+               "  neuronpedia       rows of its exports (features, explanations, activations), its downloads, and the lines that\n"
+               "                    `sae catalog export` writes: objects with the key index\n"
+               "  feature-circuits  its annotations: lines with Name and Annotation\n"
+               "  sae-dashboard     batches for Neuronpedia, and what SaeVisData.save_json of sae_vis and SAEDashboard writes\n"
+               "  delphi            explanations and scores: MODULE_latentN.txt\n"
+               "What a file does not say stays as the catalog has it; of several labels of a feature the last stays, of examples that\n"
+               "are rows of their own the strongest. CATALOG is made when it is not there; for that --sae is wanted. All is written,\n"
+               "or, when a file is wrong, nothing.\n",
     .options = import_options,
     .run = run_import,
 };

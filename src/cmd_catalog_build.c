@@ -34,9 +34,9 @@ typedef struct window {
 } window;
 
 typedef struct job {
-    const char *sae_path, *folder, *path;
+    catalog_args given;
+    const char *folder, *path;
     int32_t examples, context, tokens;
-    bool force, json;
     session s;
     shards in;
     sae_ctx *ctx;
@@ -49,11 +49,8 @@ typedef struct job {
 static void parse(job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
+    for (int id; (id = args_next_catalog(a, &j->given, &value)) != -1;) {
         switch (id) {
-        case ID_SAE:
-            j->sae_path = value;
-            break;
         case 'o':
             j->path = value;
             break;
@@ -63,20 +60,14 @@ static void parse(job *j, args *a)
         case ID_CONTEXT:
             j->context = (int32_t)parse_int("--context", value, 0, 500);
             break;
-        case ID_TOKENS:
-            j->tokens = (int32_t)parse_int("--tokens", value, 1, 64);
-            break;
-        case ID_FORCE:
-            j->force = true;
-            break;
         default:
-            j->json = true;
+            j->tokens = (int32_t)parse_int("--tokens", value, 1, 64);
             break;
         }
     }
     j->folder = args_operands(a, 1, "SHARDS_DIR")[0];
-    if (j->sae_path == NULL || j->path == NULL) {
-        die_usage("%s is wanted", j->sae_path == NULL ? "--sae PATH" : "-o CATALOG");
+    if (j->given.sae_path == NULL || j->path == NULL) {
+        die_usage("%s is wanted", j->given.sae_path == NULL ? "--sae PATH" : "-o CATALOG");
     }
 }
 
@@ -117,7 +108,7 @@ static void window_add(window *w, const job *j, void *x, int64_t n)
         tail.values = w->codes.values + used;
         status = sae_encode(j->ctx, &tail, &block);
     }
-    expect_ctx_ok(status, j->ctx, j->sae_path);
+    expect_ctx_ok(status, j->ctx, j->given.sae_path);
     for (int64_t i = 1; i <= n; i++) {
         w->codes.indptr[w->n + i] = used + w->indptr[i];
     }
@@ -146,7 +137,7 @@ static void read_rows(job *j)
 {
     enum { BLOCK = 1024 };
     sae_error err = {.struct_size = sizeof err};
-    expect_ok(sae_ctx_create(&j->ctx, j->s.model, NULL, &err), &err, j->sae_path);
+    expect_ok(sae_ctx_create(&j->ctx, j->s.model, NULL, &err), &err, j->given.sae_path);
     window w = window_make(BLOCK, j->context);
     void *x = take((size_t)BLOCK * (size_t)j->s.info.d_in, sizeof(float));
     progress p = progress_start("encoding", "rows", j->in.n_rows);
@@ -215,7 +206,7 @@ static void find_tokens(const job *j, sae_feature *f, sae_token promoted[64], sa
     f->suppressed = suppressed;
     if (j->words != NULL) {
         sae_error err = {.struct_size = sizeof err};
-        expect_ok(sae_model_read(j->s.model, SAE_W_DEC, f->id, 1, row, &err), &err, j->sae_path);
+        expect_ok(sae_model_read(j->s.model, SAE_W_DEC, f->id, 1, row, &err), &err, j->given.sae_path);
         f->n_promoted = words_of(j, promoted, row, 1.0f);
         f->n_suppressed = words_of(j, suppressed, row, -1.0f);
         return;
@@ -301,7 +292,7 @@ static void report(const job *j)
     for (int32_t i = 0; i < j->all.d_sae; i++) {
         active += j->all.active[i] > 0;
     }
-    if (j->json) {
+    if (j->given.json) {
         report_print(json_pack("{s:I, s:i, s:I, s:s, s:o}", "rows", (json_int_t)j->all.rows, "features", j->all.d_sae, "active",
                                (json_int_t)active, "tokens", j->words != NULL ? "unembed" : "mean activation", "catalog",
                                report_text(j->path)));
@@ -313,7 +304,7 @@ static void report(const job *j)
 static void check_fit(const job *j)
 {
     const char *hook = sae_model_text(j->s.model, SAE_TEXT_HOOK_NAME);
-    if (!j->force && *hook != '\0' && strcmp(hook, j->in.hook_name) != 0) {
+    if (!j->given.force && *hook != '\0' && strcmp(hook, j->in.hook_name) != 0) {
         die("%s: the rows are from '%s', the SAE is for '%s' (--force takes them all the same)", j->folder, j->in.hook_name, hook);
     }
     if (j->in.unembed != NULL && j->s.info.d_out != j->s.info.d_in) {
@@ -326,7 +317,7 @@ static void run(args *a)
     job j = {.examples = 5, .context = 10, .tokens = 10};
     bool made;
     parse(&j, a);
-    j.s = session_open(&a->model, j.sae_path, true);
+    j.s = session_open(&a->model, j.given.sae_path, true);
     j.in = shards_open(j.folder, j.s.info.d_in);
     check_fit(&j);
     j.all = collect_start(j.s.info.d_sae, j.in.n_vocab, j.examples, j.context, j.in.unembed == NULL);
@@ -334,7 +325,7 @@ static void run(args *a)
     if (j.in.unembed != NULL) {
         open_unembedding(&j);
     }
-    j.catalog = features_open_or_create(&j.s, j.path, j.force, &made);
+    j.catalog = features_open_or_create(&j.s, j.path, j.given.force, &made);
     write_features(&j);
     sae_catalog_free(j.catalog);
     report(&j);

@@ -14,29 +14,16 @@ static const option_desc options[] = {
 /* clang-format on */
 
 typedef struct job {
-    const char *path, *query, *sae_path;
+    catalog_args given;
+    const char *path, *query;
     int32_t count;
-    bool force, json;
 } job;
 
 static void parse(job *j, args *a)
 {
     const char *value;
-    for (int id; (id = args_next(a, &value)) != -1;) {
-        switch (id) {
-        case 'n':
-            j->count = (int32_t)parse_int("-n", value, 1, 10000);
-            break;
-        case ID_SAE:
-            j->sae_path = value;
-            break;
-        case ID_FORCE:
-            j->force = true;
-            break;
-        default:
-            j->json = true;
-            break;
-        }
+    while (args_next_catalog(a, &j->given, &value) != -1) {
+        j->count = (int32_t)parse_int("-n", value, 1, 10000);
     }
     char **operands = args_operands(a, 2, "CATALOG and QUERY");
     j->path = operands[0];
@@ -69,12 +56,12 @@ static void run(args *a)
 {
     job j = {.count = 10};
     parse(&j, a);
-    session s = session_open(&a->model, j.sae_path, true);
-    sae_catalog *catalog = features_open(&s, j.path, j.force);
+    session s = session_open(&a->model, j.given.sae_path, true);
+    sae_catalog *catalog = features_open(&s, j.path, j.given.force);
     sae_error err = {.struct_size = sizeof err};
     sae_features *list;
     expect_ok(sae_catalog_search(&list, catalog, j.query, j.count, &err), &err, j.path);
-    if (j.json) {
+    if (j.given.json) {
         print_json(&j, list);
     } else {
         print_text(list);

@@ -23,9 +23,9 @@ static const option_desc options[] = {
 /* clang-format on */
 
 typedef struct job {
-    const char *sae_path, *catalog_path, *rows_path;
+    catalog_args given;
+    const char *catalog_path, *rows_path;
     int32_t count;
-    bool force;
     io_args io;
     session s;
     sae_catalog *catalog;
@@ -42,23 +42,14 @@ static void parse(job *j, args *a)
 {
     const char *value;
     for (int id; (id = args_next_own(a, &j->io, &value)) != -1;) {
-        switch (id) {
-        case ID_SAE:
-            j->sae_path = value;
-            break;
-        case ID_CATALOG:
+        if (id == ID_CATALOG) {
             j->catalog_path = value;
-            break;
-        case ID_FORCE:
-            j->force = true;
-            break;
-        default:
+        } else if (!args_take_catalog(&j->given, id, value)) {
             j->count = (int32_t)parse_int("-n", value, 1, 10000);
-            break;
         }
     }
     j->rows_path = args_operands(a, 1, "ROWS")[0];
-    if (j->sae_path == NULL) {
+    if (j->given.sae_path == NULL) {
         die_usage("--sae PATH is wanted");
     }
 }
@@ -121,13 +112,13 @@ static void tell_rows(job *j, rows *r)
 {
     sae_error err = {.struct_size = sizeof err};
     sae_ctx *ctx;
-    expect_ok(sae_ctx_create(&ctx, j->s.model, NULL, &err), &err, j->sae_path);
+    expect_ok(sae_ctx_create(&ctx, j->s.model, NULL, &err), &err, j->given.sae_path);
     int64_t room = rows_block(r), first = 0;
     sae_codes codes = codes_room(room);
     void *x = take((size_t)room, r->row_bytes);
     for (int64_t n; (n = rows_get(r, x, room)) > 0; first += n) {
         sae_rows block = {.struct_size = sizeof block, .dtype = r->dtype, .x = x, .n_rows = n};
-        codes_encode(&codes, ctx, &block, j->sae_path);
+        codes_encode(&codes, ctx, &block, j->given.sae_path);
         for (int64_t i = 0; i < n; i++) {
             int64_t at = codes.indptr[i];
             tell_row(j, first + i, codes.indices + at, codes.values + at, codes.indptr[i + 1] - at);
@@ -142,9 +133,9 @@ static void run(args *a)
 {
     job j = {.count = 5};
     parse(&j, a);
-    j.s = session_open(&a->model, j.sae_path, true);
+    j.s = session_open(&a->model, j.given.sae_path, true);
     if (j.catalog_path != NULL) {
-        j.catalog = features_open(&j.s, j.catalog_path, j.force);
+        j.catalog = features_open(&j.s, j.catalog_path, j.given.force);
     }
     rows r = rows_open(j.rows_path, j.io.tensor, j.io.bits, j.s.info.d_in, "d_in");
     j.list = j.io.json ? json_array() : NULL;

@@ -7,7 +7,7 @@
 
 /* ---- reading ---- */
 
-__attribute__((format(printf, 2, 3))) static bool wrong(char why[WHY_BYTES], const char *fmt, ...)
+bool wrong(char why[WHY_BYTES], const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -16,49 +16,54 @@ __attribute__((format(printf, 2, 3))) static bool wrong(char why[WHY_BYTES], con
     return false;
 }
 
-/* The value of a key, NULL when absent or null. */
-static json_t *member(json_t *object, const char *key)
+json_t *member(const json_t *object, const char *key)
 {
     json_t *value = json_object_get(object, key);
     return json_is_null(value) ? NULL : value;
 }
 
-static bool get_text(const char **out, json_t *root, const char *key, char why[WHY_BYTES])
+bool member_text(const char **out, const json_t *root, const char *key, char why[WHY_BYTES])
 {
     json_t *value = member(root, key);
     *out = value != NULL ? json_string_value(value) : NULL;
     return value == NULL || *out != NULL || wrong(why, "key '%s' is no text", key);
 }
 
-static bool get_number(double *out, json_t *root, const char *key, char why[WHY_BYTES])
+bool member_number(double *out, const json_t *root, const char *key, char why[WHY_BYTES])
 {
     json_t *value = member(root, key);
     *out = value != NULL ? json_number_value(value) : (double)NAN;
     return value == NULL || json_is_number(value) || wrong(why, "key '%s' is no number", key);
 }
 
-/* A whole number that fits 32 bits, -1 when absent; Neuronpedia writes index as a text. */
-static bool get_whole(int32_t *out, json_t *root, const char *key, char why[WHY_BYTES])
+bool text_whole(int32_t *out, const char *text)
+{
+    int64_t n = 0;
+    const char *c = text;
+    for (; *c >= '0' && *c <= '9' && n <= INT32_MAX; c++) {
+        n = 10 * n + (*c - '0');
+    }
+    *out = n <= INT32_MAX ? (int32_t)n : -1;
+    return c != text && *c == '\0' && n <= INT32_MAX;
+}
+
+bool member_whole(int32_t *out, const json_t *root, const char *key, char why[WHY_BYTES])
 {
     json_t *value = member(root, key);
-    json_int_t n = -1;
-    char *end = NULL;
-    const char *text = json_string_value(value);
-    if (json_is_integer(value)) {
-        n = json_integer_value(value);
-    } else if (text != NULL) {
-        n = strtoll(text, &end, 10);
+    json_int_t n = json_integer_value(value);
+    *out = -1;
+    if (value == NULL || (json_is_string(value) && text_whole(out, json_string_value(value)))) {
+        return true;
     }
-    *out = (int32_t)n;
-    if (value != NULL && ((!json_is_integer(value) && (text == NULL || end == text || *end != '\0')) || n < 0 || n > INT32_MAX)) {
+    if (!json_is_integer(value) || n < 0 || n > INT32_MAX) {
         return wrong(why, "key '%s' is no whole number in 0 .. %d", key, INT32_MAX);
     }
+    *out = (int32_t)n;
     return true;
 }
 
-/* Texts and numbers of the same length, as tokens; NULL when both are absent. `where` stands before the keys in sentences. */
-static bool get_tokens(sae_token **out, int32_t *n, json_t *object, const char *texts_key, const char *values_key, const char *where,
-                       char why[WHY_BYTES])
+bool member_tokens(sae_token **out, int32_t *n, const json_t *object, const char *texts_key, const char *values_key, const char *where,
+                   char why[WHY_BYTES])
 {
     json_t *texts = member(object, texts_key), *values = member(object, values_key);
     *out = NULL;
@@ -88,7 +93,7 @@ static bool get_tokens(sae_token **out, int32_t *n, json_t *object, const char *
     return true;
 }
 
-static int32_t largest(const sae_token *tokens, int32_t n)
+int32_t tokens_peak(const sae_token *tokens, int32_t n)
 {
     int32_t best = n > 0 ? 0 : -1;
     for (int32_t i = 1; i < n; i++) {
@@ -97,20 +102,21 @@ static int32_t largest(const sae_token *tokens, int32_t n)
     return best;
 }
 
-static bool get_example(sae_example *out, json_t *object, const char *where, char why[WHY_BYTES])
+bool member_example(sae_example *out, const json_t *object, const char *where, char why[WHY_BYTES])
 {
     sae_token *tokens;
     int32_t n, peak;
     if (!json_is_object(object)) {
+        *out = (sae_example){0};
         return wrong(why, "key 'activations': an entry is no object");
     }
-    bool good = get_tokens(&tokens, &n, object, "tokens", "values", where, why);
+    bool good = member_tokens(&tokens, &n, object, "tokens", "values", where, why);
     *out = (sae_example){.tokens = tokens, .n_tokens = n}; /* also when it is wrong: it will be freed */
-    if (!good || !get_whole(&peak, object, "maxValueTokenIndex", why) || !get_whole(&out->document, object, "document", why) ||
-        !get_whole(&out->position, object, "position", why)) {
+    if (!good || !member_whole(&peak, object, "maxValueTokenIndex", why) || !member_whole(&out->document, object, "document", why) ||
+        !member_whole(&out->position, object, "position", why)) {
         return false;
     }
-    out->peak = peak >= 0 ? peak : largest(tokens, n);
+    out->peak = peak >= 0 ? peak : tokens_peak(tokens, n);
     return out->peak < n || wrong(why, "key '%smaxValueTokenIndex' is %d, there are %d tokens", where, peak, n);
 }
 
@@ -129,8 +135,8 @@ static bool get_examples(feature_line *out, char why[WHY_BYTES])
     for (int32_t i = 0; i < n; i++) {
         char where[40];
         snprintf(where, sizeof where, "activations[%d].", i);
-        out->feature.n_examples = i + 1;
-        if (!get_example(&out->examples[i], json_array_get(list, (size_t)i), where, why)) {
+        out->feature.n_examples = out->n_examples = i + 1;
+        if (!member_example(&out->examples[i], json_array_get(list, (size_t)i), where, why)) {
             return false;
         }
     }
@@ -142,34 +148,83 @@ static bool get_all(feature_line *out, char why[WHY_BYTES])
 {
     sae_feature *f = &out->feature;
     json_t *root = out->root;
-    if (!get_whole(&f->id, root, "index", why) || !get_text(&f->label, root, "description", why) ||
-        !get_text(&f->model_id, root, "modelId", why) || !get_text(&f->layer, root, "layer", why) ||
-        !get_number(&f->density, root, "frac_nonzero", why) || !get_number(&f->mean, root, "mean", why) ||
-        !get_number(&f->max, root, "maxActApprox", why) ||
-        !get_tokens(&out->promoted, &f->n_promoted, root, "pos_str", "pos_values", "", why) ||
-        !get_tokens(&out->suppressed, &f->n_suppressed, root, "neg_str", "neg_values", "", why) || !get_examples(out, why)) {
+    if (!member_whole(&f->id, root, "index", why) || !member_text(&f->label, root, "description", why) ||
+        !member_text(&f->model_id, root, "modelId", why) || !member_text(&f->layer, root, "layer", why) ||
+        !member_number(&f->density, root, "frac_nonzero", why) || !member_number(&f->mean, root, "mean", why) ||
+        !member_number(&f->max, root, "maxActApprox", why) ||
+        !member_tokens(&out->promoted, &f->n_promoted, root, "pos_str", "pos_values", "", why) ||
+        !member_tokens(&out->suppressed, &f->n_suppressed, root, "neg_str", "neg_values", "", why) || !get_examples(out, why)) {
         return false;
     }
     out->has_label = f->label != NULL;
-    out->has_promoted = out->promoted != NULL;
-    out->has_suppressed = out->suppressed != NULL;
-    f->promoted = out->promoted;
-    f->suppressed = out->suppressed;
     return f->id >= 0 || wrong(why, "key 'index' is missing");
 }
 
-bool feature_line_read(feature_line *out, const char *text, size_t bytes, char why[WHY_BYTES])
+feature_line feature_line_start(json_t *root)
 {
-    json_error_t error;
-    *out = (feature_line){.feature = {.struct_size = sizeof out->feature}};
-    out->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    if (out->root == NULL) {
-        return wrong(why, "column %d: %s", error.column, error.text);
-    }
-    if (!json_is_object(out->root)) {
+    feature_line line = {.feature = {.struct_size = sizeof line.feature, .density = (double)NAN, .mean = (double)NAN, .max = (double)NAN}};
+    line.root = json_incref(root);
+    return line;
+}
+
+bool feature_line_read(feature_line *out, json_t *root, char why[WHY_BYTES])
+{
+    *out = feature_line_start(root);
+    if (!json_is_object(root)) {
         return wrong(why, "it is no JSON object");
     }
     return get_all(out, why);
+}
+
+float example_peak(const sae_example *e)
+{
+    return e->peak >= 0 && e->peak < e->n_tokens ? e->tokens[e->peak].value : -INFINITY;
+}
+
+static bool same_example(const sae_example *a, const sae_example *b)
+{
+    bool same = a->n_tokens == b->n_tokens;
+    for (int32_t i = 0; same && i < a->n_tokens; i++) {
+        same = a->tokens[i].value == b->tokens[i].value && strcmp(a->tokens[i].text, b->tokens[i].text) == 0;
+    }
+    return same;
+}
+
+int32_t examples_insert(sae_example *best, int32_t *n, int32_t most, const sae_example *e)
+{
+    int32_t at = *n;
+    for (int32_t i = 0; i < *n; i++) {
+        if (same_example(&best[i], e)) {
+            return -1;
+        }
+    }
+    while (at > 0 && example_peak(&best[at - 1]) < example_peak(e)) {
+        at--;
+    }
+    if (at >= most) {
+        return -1;
+    }
+    *n = *n < most ? *n + 1 : most;
+    memmove(best + at + 1, best + at, (size_t)(*n - 1 - at) * sizeof *best);
+    best[at] = *e;
+    return at;
+}
+
+/* The strongest of what the catalog has and what the line has. */
+static void merge_examples(feature_line *line, const sae_feature *old)
+{
+    sae_feature *f = &line->feature;
+    int32_t n = 0;
+    line->merged = take((size_t)line->most_examples, sizeof *line->merged);
+    for (int32_t i = 0; i < old->n_examples; i++) {
+        examples_insert(line->merged, &n, line->most_examples, &old->examples[i]);
+    }
+    for (int32_t i = 0; i < f->n_examples; i++) {
+        examples_insert(line->merged, &n, line->most_examples, &f->examples[i]);
+    }
+    f->examples = line->merged;
+    f->n_examples = n;
+    f->max = fmax(f->max, old->max);
 }
 
 void feature_line_fill(feature_line *line, const sae_feature *old)
@@ -181,15 +236,13 @@ void feature_line_fill(feature_line *line, const sae_feature *old)
     f->density = isnan(f->density) ? old->density : f->density;
     f->mean = isnan(f->mean) ? old->mean : f->mean;
     f->max = isnan(f->max) ? old->max : f->max;
-    if (!line->has_promoted) {
-        f->promoted = old->promoted;
-        f->n_promoted = old->n_promoted;
-    }
-    if (!line->has_suppressed) {
-        f->suppressed = old->suppressed;
-        f->n_suppressed = old->n_suppressed;
-    }
-    if (!line->has_examples) {
+    f->n_promoted = line->promoted != NULL ? f->n_promoted : old->n_promoted;
+    f->promoted = line->promoted != NULL ? line->promoted : old->promoted;
+    f->n_suppressed = line->suppressed != NULL ? f->n_suppressed : old->n_suppressed;
+    f->suppressed = line->suppressed != NULL ? line->suppressed : old->suppressed;
+    if (line->most_examples > 0) {
+        merge_examples(line, old);
+    } else if (!line->has_examples) {
         f->examples = old->examples;
         f->n_examples = old->n_examples;
     }
@@ -197,10 +250,11 @@ void feature_line_fill(feature_line *line, const sae_feature *old)
 
 void feature_line_free(feature_line *line)
 {
-    for (int32_t i = 0; line->examples != NULL && i < line->feature.n_examples; i++) {
+    for (int32_t i = 0; i < line->n_examples; i++) {
         free((void *)(uintptr_t)line->examples[i].tokens);
     }
     free(line->examples);
+    free(line->merged);
     free(line->promoted);
     free(line->suppressed);
     json_decref(line->root);
@@ -258,7 +312,7 @@ static void write_example(FILE *out, const sae_example *e)
 {
     fputs("{", out);
     write_tokens(out, "tokens", "values", e->tokens, e->n_tokens);
-    if (e->peak >= 0 && e->peak != largest(e->tokens, e->n_tokens)) {
+    if (e->peak >= 0 && e->peak != tokens_peak(e->tokens, e->n_tokens)) {
         fprintf(out, ", \"maxValueTokenIndex\": %d", e->peak);
     }
     if (e->document >= 0) {

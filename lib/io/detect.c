@@ -223,7 +223,7 @@ static sae_status unknown_file(const saei_source *s)
             s->err, SAE_E_IO,
             "%s is weights of llamascopium or Llama Scope without the config.json that says what they are: put the two into one folder",
             s->named);
-    if (has(s, "W_enc") && has(s, "W_dec"))
+    if ((has(s, "W_enc") && has(s, "W_dec")) || strcmp(s->named, "sae_weights.safetensors") == 0)
         return saei_fail(s->err, SAE_E_IO,
                          "%s is weights without a cfg.json beside it, which says the architecture: put the two into one folder", s->named);
     return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s holds no tensors of a format that is known (docs/formats.md lists them)", s->named);

@@ -75,7 +75,7 @@ wrong '{"description": "x"}' "key 'index' is missing"
 wrong '{"index": -1}' "key 'index' is no whole number"
 wrong '{"index": 1.5}' "key 'index' is no whole number"
 wrong '{"index": "7x"}' "key 'index' is no whole number"
-wrong '{"index": 100000}' "key 'index' is 100000, this SAE has features 0 .. "
+wrong '{"index": 100000}' "there is no feature 100000, this SAE has 0 .. "
 wrong '{"index": 1, "index": 2}' "column"
 wrong '{"index": 1, "description": 5}' "key 'description' is no text"
 wrong '{"index": 1, "description": "\u0000"}' "column"
@@ -90,7 +90,7 @@ wrong '{"index": 1, "activations": [1]}' "key 'activations': an entry is no obje
 wrong '{"index": 1, "activations": [{"tokens": ["x"], "values": [null]}]}' "key 'activations[0].values': entry 0"
 wrong '{"index": 1, "activations": [{"tokens": ["x"], "values": [1], "maxValueTokenIndex": 1}]}' "key 'activations[0].maxValueTokenIndex' is 1, there are 1"
 refuses 2 "--sae PATH is wanted" catalog import in/a.jsonl out/cat
-refuses 2 "FILE.jsonl and CATALOG wanted, 1 of 2 given" catalog import in/a.jsonl
+refuses 2 "FILE and CATALOG wanted, 1 of 2 given" catalog import in/a.jsonl
 refuses 1 "nowhere.jsonl: cannot open" catalog import nowhere.jsonl out/cat --sae "$model"
 refuses 1 "cannot open nowhere" catalog export nowhere
 refuses 1 "in/a.jsonl is no SQLite file" catalog export in/a.jsonl

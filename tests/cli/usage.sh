@@ -28,6 +28,10 @@ for command in info encode decode neighbors steer 'catalog build' 'catalog impor
     refuses 2 "--prepare is none" "${words[@]}" --prepare everything
     refuses 2 "--k wants a number in 1 .." "${words[@]}" --k 0
 done
+says "pull --help" "Usage: sae pull" "$SAE" pull --help
+says "pull -h" "Usage: sae pull" "$SAE" pull -h
+says "pull has no options of the SAE" "--revision" "$SAE" pull --help
+ok "pull has no options of the SAE" sh -c '! grep -q norm-scaling said.txt'
 refuses 2 "a command is wanted"
 refuses 2 "'encoed' is no command" encoed
 refuses 2 "'z' is one too many" encode x y z

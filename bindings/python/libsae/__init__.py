@@ -37,6 +37,7 @@ from .errors import (
     VersionError,
 )
 from .gemm import Gemm, has_blis
+from .hub import from_pretrained, list_pretrained, pull
 from .model import Info, Measure, Memory, Neighbors, Sae, from_weights, open
 from .plan import Edit, Plan
 
@@ -70,9 +71,12 @@ __all__ = [
     "Token",
     "UnsupportedError",
     "VersionError",
+    "from_pretrained",
     "from_weights",
     "has_blis",
     "isas",
     "library",
+    "list_pretrained",
     "open",
+    "pull",
 ]

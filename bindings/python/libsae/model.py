@@ -156,6 +156,7 @@ def open(
     apply_b_dec: bool | None = None,
     normalize_activations: str | None = None,
     norm_scaling_factor: float | None = None,
+    layer: str | int | None = None,
     d_in: int | None = None,
     d_out: int | None = None,
     copy: bool = False,
@@ -165,14 +166,15 @@ def open(
     prepare: Prepare = None,
     env: Env | None = None,
 ) -> Sae:
-    """Opens a published SAE: a SAELens folder (cfg.json and sae_weights.safetensors) or the safetensors file inside one.
+    """Opens a published SAE of any format that docs/formats.md lists: its folder, or the file of its weights.
 
     What the file does not say, or says wrongly:
-      architecture           "standard", "jumprelu", "topk", "gated"
+      architecture           "standard", "jumprelu", "topk", "gated", ...
       k                      active features of a top-k SAE
       apply_b_dec_to_input   subtract b_dec from the rows first (`apply_b_dec` is the same, as the C library calls it)
       normalize_activations  "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"
       norm_scaling_factor    the factor of "expected_average_only_in", which cfg.json does not carry
+      layer                  which SAE of a folder that holds several: 12, "12", or the name of its file or folder
       d_in, d_out            expected sizes: a file that differs is refused (ShapeError)
 
     How it is opened:
@@ -196,6 +198,7 @@ def open(
         d_out=_size(d_out, "d_out"),
         architecture=_text(architecture, "architecture"),
         normalize_activations=_text(normalize_activations, "normalize_activations"),
+        layer=_text(str(layer) if isinstance(layer, int) else layer, "layer"),
         apply_b_dec=_yes_no(apply_b_dec if apply_b_dec_to_input is None else apply_b_dec_to_input),
         norm_scaling_factor=factor,
         copy=_abi.SAE_YES if copy else _abi.SAE_DEFAULT,

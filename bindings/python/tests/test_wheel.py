@@ -46,7 +46,7 @@ def test_tag_and_metadata(site: Path) -> None:
     assert len(tag) == 1
     assert re.fullmatch(r"py3-none-linux_\w+", tag[0])
     metadata = (info / "METADATA").read_text()
-    assert re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE) == ["numpy"]
+    assert re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE) == ["numpy", 'huggingface_hub>=0.30; extra == "hub"']
     assert "Requires-Python: >=3.9" in metadata
     assert (site / "libsae" / "py.typed").exists()
     assert {p.name for p in (site / "libsae").glob("*.py")} == {p.name for p in (PACKAGE / "libsae").glob("*.py")}
