@@ -310,7 +310,7 @@ START_TEST(lists_that_cannot_be_are_refused)
                {"saelens/skip_transcoder", SAEI_SAE_SKIPS, 2, 0, "a skip"},
                {"llamascopium/clt_jumprelu", SAEI_SAE_SEGMENTS, 6, 1, "what is not there"},
                {"llamascopium/clt_jumprelu", SAEI_SAE_SEGMENTS, 8, 0, "what is not there"},
-               {"saelens/temporal", SAEI_SAE_ATTENTION, 0, 3, "do not go together"},
+               {"saelens/temporal", SAEI_SAE_ATTENTION, 0, 3, "bias.0 has"},
                {"saelens/temporal", SAEI_SAE_ATTENTION, 1, 77, "no tensor bias.77"},
                {"saelens/temporal", SAEI_SAE_ATTENTION, 7, 0, "bias.0 has"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
