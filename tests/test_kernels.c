@@ -758,14 +758,15 @@ static size_t plain_activate(int32_t *idx, float *val, const float *dots, size_t
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {
         const size_t j = j0 + i;
-        float h, value, above = 0.0f;
+        float h, value, above = -INFINITY;
         if (act->gate) {
             h = dots[i] + act->gate[j];
+            above = 0.0f;
             value = fmaf(dots[i], act->mag_scale[j], act->mag_bias[j]);
         } else {
             h = act->bias ? dots[i] + act->bias[j] : dots[i];
             value = h = act->key_scale ? h * act->key_scale[j] : h;
-            above = act->threshold ? act->threshold[j] : 0.0f;
+            above = act->threshold ? act->threshold[j] : -INFINITY;
         }
         if (!isfinite(h) || !isfinite(value)) {
             ++*bad;
@@ -777,21 +778,24 @@ static size_t plain_activate(int32_t *idx, float *val, const float *dots, size_t
     return m;
 }
 
-enum { HAS_BIAS = 1, HAS_THRESHOLD = 2, HAS_KEY = 4, HAS_FLOOR = 8, N_FLAVOURS = 16 };
+/* NEGATIVE: any threshold, and no floor. */
+enum { HAS_BIAS = 1, HAS_THRESHOLD = 2, HAS_KEY = 4, HAS_FLOOR = 8, NEGATIVE = 16, N_FLAVOURS = 32 };
 
 static void activate_case(size_t n, unsigned flavour, bool gated, mix values)
 {
     const size_t j0 = below(50), all = j0 + n;
-    const float floor_value = flavour & HAS_FLOOR ? threshold_value() : 0.0f;
+    const float floor_value = flavour & NEGATIVE ? -INFINITY : flavour & HAS_FLOOR ? threshold_value() : 0.0f;
     float *v[6];
     for (int i = 0; i < 6; i++) {
         v[i] = floats(3 + i, all);
         for (size_t j = 0; j < all; j++)
-            v[i][j] = i == 1 ? threshold_value() : number(values);
+            v[i][j] = i == 1 ? threshold_value() * (flavour & NEGATIVE && below(2) ? -1.0f : 1.0f) : number(values);
     }
-    const saei_act plain = {
-        flavour & HAS_BIAS ? v[0] : NULL, flavour & HAS_THRESHOLD ? v[1] : NULL, flavour & HAS_KEY ? v[2] : NULL, NULL, NULL, NULL};
-    const saei_act both = {NULL, NULL, NULL, v[3], v[4], v[5]};
+    const saei_act plain = {.bias = flavour & HAS_BIAS ? v[0] : NULL,
+                            .threshold = flavour & HAS_THRESHOLD ? v[1] : NULL,
+                            .key_scale = flavour & HAS_KEY ? v[2] : NULL,
+                            .keeps_negative = flavour & NEGATIVE};
+    const saei_act both = {.gate = v[3], .mag_scale = v[4], .mag_bias = v[5]};
     const saei_act *act = gated ? &both : &plain;
     float *dots = floats(0, n), *want_val = scratch(n);
     int32_t *want_idx = (int32_t *)(void *)scratch(n);
@@ -1118,7 +1122,7 @@ static void bench_products(bench *b)
 static void bench_rest(bench *b)
 {
     static float minus_one[65536];
-    const saei_act none = {NULL, NULL, NULL, NULL, NULL, NULL}, bias = {minus_one, minus_one + 32768, NULL, NULL, NULL, NULL};
+    const saei_act none = {0}, bias = {.bias = minus_one, .threshold = minus_one + 32768};
     for (size_t i = 0; i < 32768; i++)
         minus_one[i] = -0.98f;
     for (size_t t = 0; t < LENGTH(dtypes); t++) {

@@ -300,9 +300,9 @@ START_TEST(manifest_is_covered)
     ck_assert_int_eq(saei_json_parse(&json, &host, (const char *)text.data, text.n, "manifest.json", &err), SAE_OK);
     const uint32_t entries = saei_json_member(&json, 0, "entries");
     for (uint32_t i = entries + 1; i < json.v[entries].next; i = json.v[i].next) {
-        if (strcmp(saei_json_string(&json, saei_json_member(&json, i, "kind")), "torch") != 0)
-            continue;
         const char *path = saei_json_string(&json, saei_json_member(&json, i, "path"));
+        if (strncmp(path, "pt_", 3) != 0) /* the others are for the readers of formats */
+            continue;
         bool is_listed = false;
         for (size_t j = 0; j < LENGTH(bad); j++)
             is_listed = is_listed || strcmp(path, bad[j].name) == 0;

@@ -58,11 +58,18 @@ SAE_API sae_status sae_encode_dense(sae_ctx *ctx, float *out, int64_t out_stride
  * row_shift), SAE_E_SHAPE, SAE_E_BUSY, SAE_E_HOST. y is untouched on error. */
 SAE_API sae_status sae_decode(sae_ctx *ctx, const sae_rows *y, const sae_codes *codes);
 
+/* y [n_rows][d_out] = the SAE's own output for rows x [n_rows][d_in]: what sae_encode and sae_decode give (to the bit, where y is f32), and
+ * what the codes do not carry: x W_skip of a transcoder with a skip, added last to the un-normalised row. sae_decode alone lacks it.
+ * Where y and x share memory they must be the same rows, of one stride, dtype and d. Counts non-finite pre-activations as sae_encode does.
+ * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST (rows of y before the failing ones are written). */
+SAE_API sae_status sae_forward(sae_ctx *ctx, const sae_rows *y, const sae_rows *x);
+
 /* How well codes explain x [n_rows][d_out]:
  *   error [n_rows]  squared L2 error of each row, ||x - x_hat||^2 (x_hat in f32; differences and sum one double chain)
  *   fvu             may be NULL: fraction of variance unexplained over these rows, sum of errors / sum ||x - mean(x)||^2, mean over
  *                   the rows of this call (as sparsify and SAELens evals); NaN when the rows do not vary
- * Errors: as sae_decode. */
+ * Errors: as sae_decode; SAE_E_UNSUPPORTED for an SAE whose codes are not all that it says of a row (a skip, a temporal SAE): compare x with
+ * what sae_forward gives. */
 SAE_API sae_status sae_measure(sae_ctx *ctx, float *error, double *fvu, const sae_rows *x, const sae_codes *codes);
 
 /* A few named features, gathered and packed when created: probing costs one chain of d_in FMAs for up to 16 features and never

@@ -57,20 +57,26 @@ typedef struct sae_open_options {
     const char *layer;                 /* which SAE of a folder that holds several: "12", or the name of its file or folder */
 } sae_open_options;
 
-/* Opens a published SAE. `path` is a SAELens folder (cfg.json + sae_weights.safetensors, any version since v3) or the
- * sae_weights.safetensors inside one. The file is mapped; vectors are read, matrices stay where they are until they are used.
- * A mapped file must not be truncated while the model lives (copy = SAE_YES avoids that). Nothing in a file is executed.
+/* Opens a published SAE. `path` is its folder or the file of its weights, of any format that docs/formats.md lists: SAELens since v3, Gemma
+ * Scope, dictionary_learning, sparsify, OpenAI, Llama Scope, circuit-tracer, our own .sae, ...
+ * The files are mapped; vectors are read, matrices stay where they are until they are used. A mapped file must not be truncated while the model lives
+ * (copy = SAE_YES avoids that). Nothing in a file is executed.
  * Errors: SAE_E_IO (missing, unreadable), SAE_E_FORMAT (damaged, contradicting itself, non-finite values), SAE_E_SHAPE (an expected
  * size differs), SAE_E_UNSUPPORTED (an architecture or dtype this version does not read, by name), SAE_E_NOMEM, SAE_E_ARG. */
 SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *path, const sae_open_options *opt, sae_error *err);
 
 /* flags of sae_weights */
 enum {
-    SAE_BORROW = 1,                  /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
-    SAE_W_ENC_BY_ROWS = 2,           /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
-    SAE_W_DEC_BY_COLS = 4,           /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
-    SAE_APPLY_B_DEC = 8,             /* subtract b_dec from the (normalised) input */
-    SAE_RESCALE_BY_DECODER_NORM = 16 /* top-k selects and returns h * ||W_dec row||, decode divides by it */
+    SAE_BORROW = 1,                   /* W_enc and W_dec are not copied: they stay the caller's and must outlive the model */
+    SAE_W_ENC_BY_ROWS = 2,            /* w_enc is [d_sae][d_in]; default [d_in][d_sae], as SAELens and Gemma Scope store it */
+    SAE_W_DEC_BY_COLS = 4,            /* w_dec is [d_out][d_sae]; default [d_sae][d_out] */
+    SAE_APPLY_B_DEC = 8,              /* subtract b_dec from the (normalised) input */
+    SAE_RESCALE_BY_DECODER_NORM = 16, /* top-k selects and returns h * ||W_dec row||, decode divides by it */
+    SAE_KEEP_NEGATIVE = 32,           /* jumprelu and top-k: no relu, so that codes may be negative; an h of 0 is never one */
+    SAE_NORM_IN_ONLY = 64,            /* a decoded row is not un-normalised (transcoders of sae-lens) */
+    SAE_RETURN_UNSCALED =
+        128, /* with SAE_RESCALE_BY_DECODER_NORM: selects by h * ||W_dec row||, returns h (to one ulp), decode does not divide */
+    SAE_STOP_ON_REPEAT = 256 /* matching pursuit: a round that adds no feature is the last */
 };
 
 /* Weights in memory. Matrices are row-major in `dtype`, vectors are f32 and always copied. */
@@ -82,10 +88,10 @@ typedef struct sae_weights {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out; /* 0 = d_in */
-    int32_t k;     /* top-k: 1 .. d_sae */
+    int32_t k;     /* top-k: 1 .. d_sae; groupmax: groups, d_sae is a multiple; matching pursuit: most rounds, 0 = d_in */
     sae_norm norm;
     float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
-    const void *w_enc;
+    const void *w_enc;         /* NULL for a matching pursuit, whose dictionary is w_dec */
     const void *w_dec;
     const float *b_enc;     /* [d_sae]; NULL = 0. Not used by gated */
     const float *b_dec;     /* [d_out]; NULL = 0 */
@@ -93,9 +99,13 @@ typedef struct sae_weights {
     const float *b_gate;    /* [d_sae], gated only, as b_mag and r_mag */
     const float *b_mag;
     const float *r_mag;
+    const void *w_skip;       /* [d_out][d_in] in dtype, by output; NULL = none. sae_forward adds it to what is decoded */
+    float residual_threshold; /* matching pursuit: a row is done when what is left of it is shorter; 0 = only k and the flag decide */
+    float norm_out_factor;    /* SAE_NORM_SCALE: a decoded row is multiplied by it; 0 = 1 / norm_scaling_factor */
 } sae_weights;
 
-/* Builds a model from memory. Values are not checked (sae_model_check does that), shapes and pointers are.
+/* Builds a model from memory, of any architecture but SAE_TEMPORAL and of one hook point. Values are not checked (sae_model_check does that),
+ * shapes and pointers are.
  * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_NOMEM, SAE_E_VERSION. */
 SAE_API sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *weights, sae_error *err);
 
@@ -108,10 +118,19 @@ typedef struct sae_info {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out;
-    int32_t k;           /* 0 unless top-k */
+    int32_t k;           /* of top-k and groupmax, most rounds of a matching pursuit, 0 where there is none */
     int32_t apply_b_dec; /* SAE_YES or SAE_NO, as the next */
     int32_t rescale_by_decoder_norm;
     float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */
+    int32_t n_in;              /* hook points that a row in consists of, laid one behind the other: 1 for most SAEs */
+    int32_t n_out;             /* and a row out */
+    int32_t n_blocks;          /* stretches of features, each with an encoder of its own: 1 for most SAEs */
+    int32_t has_skip;          /* SAE_YES or SAE_NO, as the next: sae_forward adds x W_skip */
+    int32_t keeps_negative;    /* codes may be negative */
+    int32_t norm_in_only;      /* decoded rows are not un-normalised */
+    int32_t returns_unscaled;  /* a top-k by h * ||W_dec row|| whose codes are h */
+    int32_t stops_on_repeat;   /* matching pursuit: a round that adds no feature is the last */
+    float residual_threshold;  /* matching pursuit: a row is done when what is left of it is shorter */
 } sae_info;
 
 /* Fills `out` (set out->struct_size first). Errors: SAE_E_ARG. */
@@ -119,7 +138,7 @@ SAE_API sae_status sae_model_info(const sae_model *model, sae_info *out);
 
 /* What the file says in words. */
 enum {
-    SAE_TEXT_FORMAT = 1,         /* "saelens" or "memory" */
+    SAE_TEXT_FORMAT = 1,         /* "saelens", "gemma_scope", ...: docs/formats.md; "memory" without a file */
     SAE_TEXT_FORMAT_VERSION = 2, /* the sae_lens_version of cfg.json, "" if absent */
     SAE_TEXT_ARCHITECTURE = 3,   /* as stored: "jumprelu" */
     SAE_TEXT_MODEL_NAME = 4,     /* of the language model, "" if absent, as the next */
@@ -140,11 +159,13 @@ SAE_API const char *sae_model_warning(const sae_model *model, int32_t i);
 
 /* Tensors of the canonical form. */
 enum {
-    SAE_W_ENC = 1,    /* by feature: [d_sae][d_in] */
-    SAE_W_DEC = 2,    /* by feature: [d_sae][d_out], in the unit of the published codes */
-    SAE_B_ENC = 3,    /* [d_sae]; b_gate for gated */
-    SAE_B_DEC = 4,    /* [d_out] */
-    SAE_THRESHOLD = 5 /* [d_sae]: a feature is active when h > threshold and h > 0; zeros where the architecture has none */
+    SAE_W_ENC = 1, /* by feature: [d_sae][d_in] */
+    SAE_W_DEC = 2, /* by feature: [d_sae][d_out], in the unit of the published codes */
+    SAE_B_ENC = 3, /* [d_sae]; b_gate for gated */
+    SAE_B_DEC = 4, /* [d_out] */
+    SAE_THRESHOLD =
+        5,         /* [d_sae]: a feature is active when h > threshold and h > 0 (keeps_negative: h is not 0); zeros where there is none */
+    SAE_W_SKIP = 6 /* by output: [d_out][d_in], zeros where it reads nothing of the row */
 };
 
 /* Copies `n` rows of a tensor from row `first` on, as f32 (a vector's row is one value): out is [n][d_in], [n][d_out] or [n].

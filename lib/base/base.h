@@ -79,6 +79,7 @@ void saei_matrix_row(float *out, const saei_matrix *m, int32_t i);
 
 /* Sum of squares of feature i's weights, and of a vector: one double chain in index order. */
 double saei_matrix_row_square(const saei_matrix *m, int32_t i);
+double saei_matrix_add_square(double sum, const saei_matrix *m, int32_t i); /* the chain goes on from `sum` */
 double saei_square(const float *x, size_t n);
 
 #endif

@@ -9,15 +9,19 @@ double saei_square(const float *x, size_t n)
     return sum;
 }
 
-double saei_matrix_row_square(const saei_matrix *m, int32_t i)
+double saei_matrix_add_square(double sum, const saei_matrix *m, int32_t i)
 {
     const size_t each = sae_dtype_bytes(m->dtype);
     const size_t step = (m->by_cols ? (size_t)m->n : 1) * each;
     const unsigned char *p = (const unsigned char *)m->data + (size_t)i * (m->by_cols ? 1 : (size_t)m->d) * each;
-    double sum = 0.0;
     for (int32_t k = 0; k < m->d; k++, p += step) {
         const double w = saei_load(p, m->dtype);
         sum += w * w;
     }
     return sum;
+}
+
+double saei_matrix_row_square(const saei_matrix *m, int32_t i)
+{
+    return saei_matrix_add_square(0.0, m, i);
 }

@@ -15,10 +15,11 @@ float saei_code(const saei_act *act, size_t i, float dot, int64_t *bad)
 {
     const float h = saei_pre(act, i, dot);
     const float value = act->gate ? fmaf(dot, act->mag_scale[i], act->mag_bias[i]) : h;
-    const float threshold = act->threshold ? act->threshold[i] : 0.0f;
     if (!isfinite(h) || !isfinite(value)) {
         ++*bad;
         return 0.0f;
     }
-    return h > threshold && value > 0.0f ? value : 0.0f;
+    if (act->gate ? h <= 0.0f : act->threshold && !(h > act->threshold[i]))
+        return 0.0f;
+    return value > 0.0f || act->keeps_negative ? value : 0.0f;
 }

@@ -35,7 +35,7 @@ static sae_status check_row(const sae_codes *c, int64_t r, int32_t d_sae, sae_er
 
 sae_status saei_codes_check(const sae_codes *c, const sae_model *model, sae_error *err)
 {
-    const bool per_row = model->parts.norm == SAE_NORM_CONSTANT || model->parts.norm == SAE_NORM_LAYER;
+    const bool per_row = saei_normalises_rows(model);
     if (c->n_rows < 0)
         return saei_fail(err, SAE_E_ARG, "sae_codes.n_rows = %lld", (long long)c->n_rows);
     if (per_row && c->n_rows && (!c->row_scale || !c->row_shift))

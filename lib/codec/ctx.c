@@ -2,33 +2,46 @@
 
 #include <string.h>
 
-static sae_status read_options(size_t *max_rows, const sae_ctx_options *opt, sae_error *err)
+/* Rows of a sequence: 65536 of them are more than any context that temporal SAEs were trained on. */
+enum { DEFAULT_SEQUENCE = 1024, MAX_SEQUENCE = 65536 };
+
+/* max_rows: for a temporal SAE the longest sequence, worked on in blocks like any other rows. */
+static sae_status read_options(size_t *max_rows, const sae_model *model, const sae_ctx_options *opt, sae_error *err)
 {
+    const bool temporal = model->parts.arch == SAE_TEMPORAL;
+    const int32_t most = temporal ? MAX_SEQUENCE : SAEI_MAX_ROWS, usual = temporal ? DEFAULT_SEQUENCE : SAEI_MAX_ROWS;
     sae_ctx_options o = {0};
     if (opt) {
         const sae_status status = saei_read_struct(&o, sizeof o, opt, "sae_ctx_options", err);
         if (status)
             return status;
     }
-    if (o.max_rows < 0 || o.max_rows > SAEI_MAX_ROWS)
-        return saei_fail(err, SAE_E_ARG, "max_rows = %d, it may be 1 .. %d, or 0 for the default", (int)o.max_rows, SAEI_MAX_ROWS);
-    *max_rows = o.max_rows ? (size_t)o.max_rows : SAEI_MAX_ROWS;
+    if (o.max_rows < 0 || o.max_rows > most)
+        return saei_fail(err, SAE_E_ARG, "max_rows = %d, it may be 1 .. %d, or 0 for the default", (int)o.max_rows, (int)most);
+    *max_rows = (size_t)(o.max_rows ? o.max_rows : usual);
     return SAE_OK;
 }
 
 typedef struct parts {
-    size_t ctx, y, coef, mean, work, total;
+    size_t ctx, row, coef, ids, y, raw, mean, work, sequence, total;
+    size_t rows; /* worked on at once */
 } parts;
 
 static parts layout(const sae_model *model, size_t max_rows)
 {
-    const size_t workers = model->env->host.max_workers, d_out = (size_t)model->parts.d_out;
-    parts p = {0};
+    const size_t workers = model->env->host.max_workers, d_in = (size_t)model->parts.d_in, d_out = (size_t)model->parts.d_out;
+    saei_sequence unused;
+    parts p = {.rows = max_rows < SAEI_MAX_ROWS ? max_rows : SAEI_MAX_ROWS};
     p.ctx = saei_reserve(&p.total, 1, sizeof(sae_ctx));
-    p.y = saei_reserve(&p.total, workers * 2 * d_out, sizeof(float));
+    p.row = saei_reserve(&p.total, workers * 2 * d_out, sizeof(float));
     p.coef = saei_reserve(&p.total, workers * SAEI_COEFS, sizeof(float));
+    p.ids = saei_reserve(&p.total, workers * SAEI_COEFS, sizeof(int32_t));
+    p.y = saei_reserve(&p.total, p.rows * d_out, sizeof(float));
+    p.raw = saei_reserve(&p.total, model->parts.n_skip ? p.rows * d_in : 0, sizeof(float));
     p.mean = saei_reserve(&p.total, d_out, sizeof(double));
-    p.work = saei_reserve(&p.total, 1, saei_work_bytes(model, max_rows));
+    p.work = saei_reserve(&p.total, 1, saei_work_bytes(model, p.rows));
+    if (model->parts.arch == SAE_TEMPORAL)
+        p.sequence = saei_reserve(&p.total, 1, saei_sequence_layout(&unused, model, max_rows, NULL));
     return p;
 }
 
@@ -37,7 +50,7 @@ sae_status sae_ctx_bytes(const sae_model *model, const sae_ctx_options *opt, siz
     size_t max_rows = 0;
     if (!model || !out)
         return SAE_E_ARG;
-    const sae_status status = read_options(&max_rows, opt, NULL);
+    const sae_status status = read_options(&max_rows, model, opt, NULL);
     if (!status)
         *out = layout(model, max_rows).total;
     return status;
@@ -51,7 +64,7 @@ sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options
     *out = NULL;
     if (!model)
         return saei_fail(err, SAE_E_ARG, "sae_ctx_create: model is NULL");
-    const sae_status status = read_options(&max_rows, opt, err);
+    const sae_status status = read_options(&max_rows, model, opt, err);
     if (status)
         return status;
     const parts p = layout(model, max_rows);
@@ -64,11 +77,16 @@ sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options
     ctx->model = model;
     ctx->bytes = p.total;
     ctx->error.struct_size = sizeof ctx->error;
-    ctx->y = (float *)(void *)(block + p.y);
+    ctx->row = (float *)(void *)(block + p.row);
     ctx->coef = (float *)(void *)(block + p.coef);
+    ctx->ids = (int32_t *)(void *)(block + p.ids);
+    ctx->y = (float *)(void *)(block + p.y);
+    ctx->raw = model->parts.n_skip ? (float *)(void *)(block + p.raw) : NULL;
     ctx->mean = (double *)(void *)(block + p.mean);
     atomic_flag_clear(&ctx->busy);
-    saei_work_init(&ctx->work, model, max_rows, block + p.work);
+    saei_work_init(&ctx->work, model, p.rows, block + p.work);
+    if (model->parts.arch == SAE_TEMPORAL)
+        saei_sequence_layout(&ctx->sequence, model, max_rows, block + p.sequence);
     saei_model_take(model);
     *out = ctx;
     return saei_ok(err);

@@ -5,7 +5,6 @@
 
 typedef struct decode_job {
     sae_ctx *ctx;
-    saei_matrix w;
     const sae_codes *codes;
     const saei_rows *y; /* decode: where to; measure: the rows to compare with */
     float *error;       /* measure */
@@ -13,67 +12,110 @@ typedef struct decode_job {
 
 enum { ROWS_PER_TASK = 4 };
 
-/* acc += sum of codes from .. to-1, where decoder rows are stored as rows. */
-static void add_rows(const decode_job *j, float *acc, float *coef, int64_t from, int64_t to)
+/* Where the scratch of one worker is, and what is being decoded. */
+typedef struct room {
+    const sae_model *model;
+    float *row, *coef;
+    int32_t *ids;
+} room;
+
+/* acc += the codes, by rows of a matrix that are not those of their features, or that count dec_scale times. */
+static void add_mapped(const room *at, float *acc, const saei_segment *s, const saei_matrix *m, const int32_t *ids, const float *values,
+                       size_t n)
 {
-    const sae_model *model = j->ctx->model;
-    const saei_kernels *k = model->env->kernels;
-    const int32_t *ids = j->codes->indices;
-    if (!model->dec_scale) {
-        k->combine(acc, acc, &j->w, ids + from, j->codes->values + from, (size_t)(to - from));
-        return;
-    }
-    for (int64_t i = from; i < to; i += SAEI_COEFS) {
-        const int64_t n = to - i < SAEI_COEFS ? to - i : SAEI_COEFS;
-        for (int64_t t = 0; t < n; t++)
-            coef[t] = j->codes->values[i + t] * model->dec_scale[ids[i + t]];
-        k->combine(acc, acc, &j->w, ids + i, coef, (size_t)n);
+    const float *scale = at->model->dec_scale;
+    for (size_t i = 0; i < n; i += SAEI_COEFS) {
+        const size_t now = n - i < SAEI_COEFS ? n - i : SAEI_COEFS;
+        for (size_t t = 0; t < now; t++) {
+            at->ids[t] = saei_segment_row(s, ids[i + t]);
+            at->coef[t] = scale ? values[i + t] * scale[ids[i + t]] : values[i + t];
+        }
+        at->model->env->kernels->combine(acc, acc, m, at->ids, at->coef, now);
     }
 }
 
-/* The same where W_dec is stored [d_out][d_sae] and not prepared: one gathered row at a time, same chain. */
-static void add_columns(const decode_job *j, float *acc, float *row, int64_t from, int64_t to)
+/* The same where the matrix is stored by columns and not prepared: one gathered row at a time, same chain. */
+static void add_columns(const room *at, float *acc, const saei_segment *s, const saei_matrix *m, const int32_t *ids, const float *values,
+                        size_t n)
 {
-    const sae_model *model = j->ctx->model;
-    const saei_matrix one = {row, SAE_F32, false, 1, j->w.d};
+    const saei_matrix one = {at->row, SAE_F32, false, 1, m->d};
+    const float *scale = at->model->dec_scale;
     const int32_t zero = 0;
-    for (int64_t i = from; i < to; i++) {
-        const int32_t feature = j->codes->indices[i];
-        const float coef = model->dec_scale ? j->codes->values[i] * model->dec_scale[feature] : j->codes->values[i];
-        saei_matrix_row(row, &j->w, feature);
-        model->env->kernels->combine(acc, acc, &one, &zero, &coef, 1);
+    for (size_t i = 0; i < n; i++) {
+        const float coef = scale ? values[i] * scale[ids[i]] : values[i];
+        saei_matrix_row(at->row, m, saei_segment_row(s, ids[i]));
+        at->model->env->kernels->combine(acc, acc, &one, &zero, &coef, 1);
     }
+}
+
+static void add_segment(const room *at, float *out, uint32_t segment, const int32_t *ids, const float *values, size_t n)
+{
+    const saei_segment *s = at->model->parts.dec + segment;
+    const saei_matrix m = saei_model_dec_rows(at->model, segment);
+    float *acc = out + s->out_first;
+    if (!n)
+        return;
+    if (m.by_cols)
+        add_columns(at, acc, s, &m, ids, values, n);
+    else if (!at->model->dec_scale && s->row_step == 1 && s->row_first == s->first)
+        at->model->env->kernels->combine(acc, acc, &m, ids, values, n);
+    else
+        add_mapped(at, acc, s, &m, ids, values, n);
+}
+
+/* How many of the n ascending ids are below `feature`. */
+static size_t below(const int32_t *ids, size_t n, int64_t feature)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if (ids[mid] < feature)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+void saei_add_codes(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker)
+{
+    const saei_parts *p = &ctx->model->parts;
+    const room at = {ctx->model, ctx->row + (2 * (size_t)worker + 1) * (size_t)p->d_out, ctx->coef + worker * SAEI_COEFS,
+                     ctx->ids + worker * SAEI_COEFS};
+    for (uint32_t i = 0; i < p->n_dec && n; i++) {
+        const saei_segment *s = p->dec + i;
+        const size_t from = below(ids, n, s->first), to = from + below(ids + from, n - from, (int64_t)s->first + s->n);
+        add_segment(&at, out, i, ids + from, values + from, to - from);
+    }
+}
+
+void saei_decode_row(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker)
+{
+    memcpy(out, ctx->model->b_dec, (size_t)ctx->model->parts.d_out * sizeof *out);
+    saei_add_codes(ctx, out, ids, values, n, worker);
 }
 
 /* Decodes row r into the worker's buffer. */
 static float *decode_row(const decode_job *j, int64_t r, uint32_t worker)
 {
     const sae_model *model = j->ctx->model;
-    const size_t d = (size_t)model->parts.d_out;
-    float *acc = j->ctx->y + worker * 2 * d;
+    float *y = j->ctx->row + 2 * (size_t)worker * (size_t)model->parts.d_out;
     const int64_t from = j->codes->indptr[r], to = j->codes->indptr[r + 1];
-    memcpy(acc, model->b_dec, d * sizeof *acc);
-    if (j->w.by_cols)
-        add_columns(j, acc, acc + d, from, to);
-    else
-        add_rows(j, acc, j->ctx->coef + worker * SAEI_COEFS, from, to);
-    if (model->parts.norm == SAE_NORM_NONE)
-        return acc;
-    const bool per_row = model->parts.norm != SAE_NORM_SCALE;
-    const float scale = per_row ? j->codes->row_scale[r] : 1.0f / model->parts.norm_scaling_factor;
-    const float shift = per_row ? j->codes->row_shift[r] : 0.0f;
-    for (size_t k = 0; k < d; k++)
-        acc[k] = fmaf(acc[k], scale, shift);
-    return acc;
+    const bool per_row = saei_normalises_rows(model);
+    const size_t n = (size_t)(to - from);
+    saei_decode_row(j->ctx, y, n ? j->codes->indices + from : NULL, n ? j->codes->values + from : NULL, n, worker);
+    saei_unnormalise(model, y, per_row ? j->codes->row_scale[r] : model->parts.norm_out_factor, per_row ? j->codes->row_shift[r] : 0.0f);
+    return y;
 }
 
 static void decode_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const decode_job *j = job;
+    const size_t d = (size_t)j->ctx->model->parts.d_out;
     const int64_t first = (int64_t)i * ROWS_PER_TASK, last = first + ROWS_PER_TASK < j->y->n ? first + ROWS_PER_TASK : j->y->n;
     for (int64_t r = first; r < last; r++)
-        j->ctx->model->env->kernels->narrow(saei_rows_at(j->y, r), decode_row(j, r, worker), j->y->dtype, (size_t)j->w.d);
+        j->ctx->model->env->kernels->narrow(saei_rows_at(j->y, r), decode_row(j, r, worker), j->y->dtype, d);
     saei_fp_leave(mode);
 }
 
@@ -81,7 +123,7 @@ static void measure_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const decode_job *j = job;
-    const size_t d = (size_t)j->w.d;
+    const size_t d = (size_t)j->ctx->model->parts.d_out;
     const int64_t first = (int64_t)i * ROWS_PER_TASK, last = first + ROWS_PER_TASK < j->y->n ? first + ROWS_PER_TASK : j->y->n;
     for (int64_t r = first; r < last; r++) {
         const float *y = decode_row(j, r, worker);
@@ -125,7 +167,7 @@ static sae_status decode(sae_ctx *ctx, const sae_rows *y, const sae_codes *codes
     sae_codes c;
     saei_rows rows;
     const sae_status status = read_both(&c, &rows, ctx, y, codes, true);
-    decode_job job = {ctx, saei_model_dec_rows(ctx->model), &c, &rows, NULL};
+    decode_job job = {ctx, &c, &rows, NULL};
     return status ? status : run_rows(&job, decode_task);
 }
 
@@ -160,8 +202,12 @@ static sae_status measure(sae_ctx *ctx, float *error, double *fvu, const sae_row
 {
     sae_codes c;
     saei_rows rows;
+    if (ctx->model->parts.n_skip || ctx->model->parts.arch == SAE_TEMPORAL)
+        return saei_fail(&ctx->error, SAE_E_UNSUPPORTED,
+                         "the codes of this SAE are not all that it says of a row (%s): compare the rows with those of sae_forward",
+                         ctx->model->parts.n_skip ? "it has a skip" : "it predicts from the rows before");
     sae_status status = read_both(&c, &rows, ctx, x, codes, false);
-    decode_job job = {ctx, saei_model_dec_rows(ctx->model), &c, &rows, error};
+    decode_job job = {ctx, &c, &rows, error};
     if (status || (status = run_rows(&job, measure_task)))
         return status;
     if (!fvu)

@@ -5,16 +5,31 @@
 /* What becomes of the codes of an encoded row. */
 typedef void (*sink)(void *to, const sae_ctx *ctx, size_t r, int64_t row);
 
+sae_status saei_ctx_encode(sae_ctx *ctx, const saei_rows *x, int64_t r0, size_t n)
+{
+    const bool temporal = ctx->model->parts.arch == SAE_TEMPORAL;
+    const sae_status status = temporal && r0 == 0 ? saei_sequence_read(ctx, x) : SAE_OK;
+    if (status)
+        return status;
+    if (temporal)
+        saei_sequence_load(ctx, (size_t)r0, n);
+    else
+        saei_work_load(&ctx->work, ctx->model, x, r0, n);
+    if (saei_work_encode(&ctx->work, ctx->model, n, &ctx->nonfinite))
+        return saei_fail(&ctx->error, SAE_E_HOST, "the host's parallel-for failed in rows %lld .. %lld", (long long)r0,
+                         (long long)r0 + (long long)n - 1);
+    return SAE_OK;
+}
+
 static sae_status encode_blocks(sae_ctx *ctx, const saei_rows *rows, sink put, void *to)
 {
     saei_work *w = &ctx->work;
     ctx->nonfinite = 0;
     for (int64_t r0 = 0; r0 < rows->n; r0 += (int64_t)w->max_rows) {
         const size_t n = rows->n - r0 < (int64_t)w->max_rows ? (size_t)(rows->n - r0) : w->max_rows;
-        saei_work_load(w, ctx->model, rows, r0, n);
-        if (saei_work_encode(w, ctx->model, n, &ctx->nonfinite))
-            return saei_fail(&ctx->error, SAE_E_HOST, "the host's parallel-for failed in rows %lld .. %lld", (long long)r0,
-                             (long long)r0 + (long long)n - 1);
+        const sae_status status = saei_ctx_encode(ctx, rows, r0, n);
+        if (status)
+            return status;
         for (size_t r = 0; r < n; r++)
             put(to, ctx, r, r0 + (int64_t)r);
     }

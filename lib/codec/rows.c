@@ -34,6 +34,13 @@ static void layer_norm(float *xc, const float *x, size_t d, float *scale, float 
     *shift = m;
 }
 
+/* crosscoder_learning, ActivationNormalizer: element by element. */
+static void affine(float *xc, const float *x, size_t d, const float *shift, const float *scale)
+{
+    for (size_t k = 0; k < d; k++)
+        xc[k] = (x[k] - shift[k]) * scale[k];
+}
+
 void saei_normalise(const sae_model *model, float *xc, const float *x, float *scale, float *shift)
 {
     const saei_parts *p = &model->parts;
@@ -47,12 +54,38 @@ void saei_normalise(const sae_model *model, float *xc, const float *x, float *sc
     } else if (p->norm == SAE_NORM_SCALE) {
         for (size_t k = 0; k < d; k++)
             xc[k] = x[k] * p->norm_scaling_factor;
-        *scale = 1.0f / p->norm_scaling_factor;
+        *scale = p->norm_out_factor;
+    } else if (p->norm == SAE_NORM_AFFINE) {
+        affine(xc, x, d, p->in_shift, p->in_scale);
     } else if (xc != x) {
         for (size_t k = 0; k < d; k++)
             xc[k] = x[k];
     }
+    if (p->norm_in_only) {
+        *scale = 1.0f;
+        *shift = 0.0f;
+    }
     if (model->b_in)
         for (size_t k = 0; k < d; k++)
             xc[k] -= model->b_in[k];
+}
+
+void saei_unnormalise(const sae_model *model, float *y, float scale, float shift)
+{
+    const saei_parts *p = &model->parts;
+    const size_t d = (size_t)p->d_out;
+    if (p->norm == SAE_NORM_NONE || p->norm_in_only)
+        return;
+    if (p->norm == SAE_NORM_AFFINE)
+        for (size_t k = 0; k < d; k++)
+            y[k] = fmaf(y[k], p->out_scale[k], p->out_shift[k]);
+    else
+        for (size_t k = 0; k < d; k++)
+            y[k] = fmaf(y[k], scale, shift);
+}
+
+bool saei_normalises_rows(const sae_model *model)
+{
+    const saei_parts *p = &model->parts;
+    return (p->norm == SAE_NORM_CONSTANT || p->norm == SAE_NORM_LAYER) && !p->norm_in_only;
 }

@@ -14,9 +14,20 @@ struct sae_index {
     size_t bytes;
 };
 
+static int32_t tensor_of(const sae_index *index)
+{
+    return index->by == SAE_BY_DECODER ? SAE_W_DEC : SAE_W_ENC;
+}
+
+/* Where one matrix holds all rows; else they are gathered, 16 at a time. */
+static bool is_whole(const sae_index *index)
+{
+    return saei_model_whole(index->model, tensor_of(index));
+}
+
 static saei_matrix rows_of(const sae_index *index)
 {
-    return index->by == SAE_BY_DECODER ? saei_model_dec_rows(index->model) : saei_model_enc_rows(index->model);
+    return index->by == SAE_BY_DECODER ? saei_model_dec_rows(index->model, 0) : saei_model_enc_rows(index->model, 0);
 }
 
 static float scale_of(const sae_index *index, size_t j)
@@ -29,10 +40,9 @@ static void norms_task(void *job, uint32_t i, uint32_t worker)
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const sae_index *index = job;
-    const saei_matrix m = rows_of(index);
     const size_t first = (size_t)i * SAEI_BLOCK, last = first + SAEI_BLOCK < index->n ? first + SAEI_BLOCK : index->n;
     for (size_t j = first; j < last; j++) {
-        index->norms[j] = sqrt(saei_matrix_row_square(&m, (int32_t)j)) * fabs((double)scale_of(index, j));
+        index->norms[j] = sqrt(saei_model_square(index->model, tensor_of(index), (int32_t)j)) * fabs((double)scale_of(index, j));
     }
     saei_fp_leave(mode);
 }
@@ -80,9 +90,9 @@ int32_t sae_index_dim(const sae_index *index)
     return index ? (int32_t)index->d : 0;
 }
 
-/* Scratch: one cosine per feature, and two rows. */
+/* Scratch: one cosine per feature, two rows, and gathered rows per worker where one matrix does not hold them. */
 typedef struct scratch {
-    float *cosines, *a, *b;
+    float *cosines, *a, *b, *gathered;
 } scratch;
 
 static size_t lay_scratch(scratch *out, const sae_index *index, void *block)
@@ -90,12 +100,15 @@ static size_t lay_scratch(scratch *out, const sae_index *index, void *block)
     size_t total = 0;
     const size_t cosines = saei_reserve(&total, index->n, sizeof(float));
     const size_t a = saei_reserve(&total, index->d, sizeof(float)), b = saei_reserve(&total, index->d, sizeof(float));
+    const size_t rows = is_whole(index) ? 0 : (size_t)index->model->env->host.max_workers * SAEI_LANES;
+    const size_t gathered = saei_reserve(&total, rows * index->d, sizeof(float));
     if (block) {
         const uintptr_t base = ((uintptr_t)block + 63) & ~(uintptr_t)63;
         unsigned char *p = (unsigned char *)block + (base - (uintptr_t)block);
-        *out = (scratch){(float *)(void *)(p + cosines), (float *)(void *)(p + a), (float *)(void *)(p + b)};
+        *out =
+            (scratch){(float *)(void *)(p + cosines), (float *)(void *)(p + a), (float *)(void *)(p + b), (float *)(void *)(p + gathered)};
     }
-    return total + 64;
+    return total > SIZE_MAX - 64 ? SIZE_MAX : total + 64;
 }
 
 size_t sae_index_scratch_bytes(const sae_index *index)
@@ -119,6 +132,7 @@ typedef struct search {
     const float *query;
     double query_norm;
     float *cosines;
+    float *gathered;
 } search;
 
 /* Rounding of the dot may leave -1 .. 1 by an ulp; NaN (a row of length 0) stays. */
@@ -127,20 +141,37 @@ static float unit_range(double cosine)
     return cosine > 1.0 ? 1.0f : cosine < -1.0 ? -1.0f : (float)cosine;
 }
 
+/* c[j] = dot of the query and row first + j, j < n: from the one matrix, or from rows that are gathered. */
+static void dots(const search *s, float *c, size_t first, size_t n, uint32_t worker)
+{
+    const sae_index *index = s->index;
+    const saei_kernels *k = index->model->env->kernels;
+    const saei_matrix m = rows_of(index);
+    if (is_whole(index)) {
+        if (m.by_cols)
+            k->gemv_cols(c, n, &m, first, n, s->query, index->d, 1);
+        else
+            k->dot_rows(c, n, &m, NULL, first, n, s->query, index->d, 1);
+        return;
+    }
+    float *rows = s->gathered + (size_t)worker * SAEI_LANES * index->d;
+    const saei_matrix some = {rows, SAE_F32, false, SAEI_LANES, (int32_t)index->d};
+    for (size_t j = 0; j < n; j += SAEI_LANES) {
+        const size_t now = n - j < SAEI_LANES ? n - j : SAEI_LANES;
+        for (size_t i = 0; i < now; i++)
+            saei_model_row(rows + i * index->d, index->model, tensor_of(index), (int32_t)(first + j + i));
+        k->dot_rows(c + j, now, &some, NULL, 0, now, s->query, index->d, 1);
+    }
+}
+
 static void search_task(void *job, uint32_t i, uint32_t worker)
 {
-    (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const search *s = job;
     const sae_index *index = s->index;
-    const saei_matrix m = rows_of(index);
-    const saei_kernels *k = index->model->env->kernels;
     const size_t first = (size_t)i * SAEI_TILE, left = index->n - first, n = left < SAEI_TILE ? left : SAEI_TILE;
     float *c = s->cosines + first;
-    if (m.by_cols)
-        k->gemv_cols(c, n, &m, first, n, s->query, index->d, 1);
-    else
-        k->dot_rows(c, n, &m, NULL, first, n, s->query, index->d, 1);
+    dots(s, c, first, n, worker);
     for (size_t j = 0; j < n; j++) {
         /* the stored row counts scale times, and so does its norm: the scale cancels but for its sign */
         const double scale = (double)scale_of(index, first + j);
@@ -203,7 +234,8 @@ static void collect(sae_neighbors *o, const search *s, int32_t except)
     }
 }
 
-static sae_status nearest(const sae_index *index, sae_neighbors *out, const float *query, float *cosines, int32_t except, sae_error *err)
+/* The query is room->a. */
+static sae_status nearest(const sae_index *index, sae_neighbors *out, const scratch *room, int32_t except, sae_error *err)
 {
     sae_neighbors o;
     sae_status status = saei_read_struct(&o, sizeof o, out, "sae_neighbors", err);
@@ -212,7 +244,7 @@ static sae_status nearest(const sae_index *index, sae_neighbors *out, const floa
     if (o.k < 1 || !o.features || !o.cosines)
         return saei_fail(err, SAE_E_ARG, "sae_neighbors has k = %d, features %s, cosines %s: it needs k >= 1 and both arrays", (int)o.k,
                          o.features ? "set" : "NULL", o.cosines ? "set" : "NULL");
-    search s = {index, query, sqrt(saei_square(query, index->d)), cosines};
+    search s = {index, room->a, sqrt(saei_square(room->a, index->d)), room->cosines, room->gathered};
     if (!isfinite(s.query_norm) || s.query_norm == 0.0)
         return saei_fail(err, SAE_E_ARG, "the query has length %g: a direction needs a finite length above 0", s.query_norm);
     if (saei_run(&index->model->env->host, &s, search_task, (uint32_t)((index->n + SAEI_TILE - 1) / SAEI_TILE)))
@@ -223,9 +255,8 @@ static sae_status nearest(const sae_index *index, sae_neighbors *out, const floa
 
 static void row_of(float *out, const sae_index *index, int32_t feature)
 {
-    const saei_matrix m = rows_of(index);
     const float scale = scale_of(index, (size_t)feature);
-    saei_matrix_row(out, &m, feature);
+    saei_model_row(out, index->model, tensor_of(index), feature);
     if (scale != 1.0f)
         for (size_t k = 0; k < index->d; k++)
             out[k] *= scale;
@@ -242,7 +273,7 @@ sae_status sae_index_nearest(const sae_index *index, sae_neighbors *out, const f
         return status;
     const saei_fpmode mode = saei_fp_enter();
     memcpy(s.a, query, index->d * sizeof *s.a);
-    status = nearest(index, out, s.a, s.cosines, -1, err);
+    status = nearest(index, out, &s, -1, err);
     saei_fp_leave(mode);
     return status ? status : saei_ok(err);
 }
@@ -258,7 +289,7 @@ sae_status sae_index_nearest_feature(const sae_index *index, sae_neighbors *out,
         return status;
     const saei_fpmode mode = saei_fp_enter();
     row_of(s.a, index, feature);
-    status = nearest(index, out, s.a, s.cosines, feature, err);
+    status = nearest(index, out, &s, feature, err);
     saei_fp_leave(mode);
     return status ? status : saei_ok(err);
 }

@@ -220,19 +220,19 @@ static sae_status layer_skip(saei_source *s, int32_t layer, int32_t d)
     return status ? status : saei_add_skip(s, layer * d, layer * d, &skip);
 }
 
-/* W_dec_<l> [n][layers - l][d]: one long row a feature, for its own layer and all behind it. */
-static sae_status layer_decoder(saei_source *s, int32_t layer, int32_t layers, int32_t n, int32_t d)
+/* W_dec_<l> [n][targets][d]: one long row a feature, for its own layer and all behind it. `place`: of the layer among those of the model. */
+static sae_status layer_decoder(saei_source *s, int32_t layer, int32_t place, int32_t targets, int32_t n, int32_t d)
 {
     char name[64];
     const saei_array *a;
-    const int32_t width = (layers - layer) * d;
-    saei_segment g = {.first = layer * n, .n = n, .out_first = layer * d, .row_step = 1};
+    const int32_t width = targets * d;
+    saei_segment g = {.first = place * n, .n = n, .out_first = place * d, .row_step = 1};
     sae_status status = saei_take_array(&a, s, numbered(name, "W_dec", layer, ""));
     if (status)
         return status;
-    if (a->n_dims != 3 || a->shape[1] != layers - layer || a->shape[2] != d || a->stride[1] != a->shape[2] * a->stride[2])
+    if (a->n_dims != 3 || a->shape[1] != targets || a->shape[2] != d || a->stride[1] != a->shape[2] * a->stride[2])
         return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is not [d_transcoder = %d][layers behind = %d][d_model = %d]", s->file, name, (int)n,
-                         (int)(layers - layer), (int)d);
+                         (int)targets, (int)d);
     saei_array flat = *a;
     flat.n_dims = 2;
     flat.shape[1] = width;
@@ -253,28 +253,90 @@ static sae_status read_layer(saei_source *s, int32_t layer, int32_t layers, int3
     if (layer == 0 && ((status = saei_take_shape(n, d, s, "W_enc_0")) || (status = begin_layers(s, layers, *n, *d))))
         return status;
     if ((status = saei_take_matrix(&enc, s, numbered(name, "W_enc", layer, ""), false, *n, "d_transcoder", *d, "d_model")) ||
-        (status = saei_add_block(s, layer * *n, layer * *d, &enc)) || (status = layer_decoder(s, layer, layers, *n, *d)) ||
+        (status = saei_add_block(s, layer * *n, layer * *d, &enc)) || (status = layer_decoder(s, layer, layer, layers - layer, *n, *d)) ||
         (status = layer_vector(p->b_enc, s, "b_enc", layer, *n)) || (status = layer_vector(p->b_dec, s, "b_dec", layer, *d)) ||
         (status = layer_skip(s, layer, *d)))
         return status;
     return p->threshold ? layer_vector(p->threshold, s, "threshold", layer, *n) : SAE_OK;
 }
 
+/* One layer by itself: a transcoder that writes to its own layer and all behind it. Only its own b_dec lies in its files. */
+static sae_status read_single(saei_source *s, int32_t layer)
+{
+    char name[64];
+    saei_parts *p = s->parts;
+    const saei_array *a;
+    saei_tensor enc;
+    float *b_dec;
+    int32_t n = 0, d = 0;
+    s->sizes_from = "W_enc says";
+    sae_status status = saei_source_tensors(s, numbered(name, "W_enc", layer, ".safetensors"));
+    if (status || (status = saei_source_tensors(s, numbered(name, "W_dec", layer, ".safetensors"))) ||
+        (status = saei_take_shape(&n, &d, s, numbered(name, "W_enc", layer, ""))) ||
+        (status = saei_take_array(&a, s, numbered(name, "W_dec", layer, ""))))
+        return status;
+    const int64_t targets = a->n_dims == 3 ? a->shape[1] : 0;
+    if (targets < 1 || targets > INT32_MAX / d || layer > INT32_MAX - targets)
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is not [d_transcoder][layers behind][d_model]", s->file, name);
+    p->d_in = d;
+    p->d_sae = n;
+    p->d_out = (int32_t)targets * d;
+    p->n_in = 1;
+    p->n_out = (int32_t)targets;
+    p->arch = saei_store_find(&s->store, numbered(name, "threshold", layer, "")) ? SAE_JUMPRELU : SAE_STANDARD;
+    if (p->arch == SAE_JUMPRELU && (status = saei_take_vector(&p->threshold, s, name, n, "d_transcoder")))
+        return status;
+    if ((status = saei_take_matrix(&enc, s, numbered(name, "W_enc", layer, ""), false, n, "d_transcoder", d, "d_model")) ||
+        (status = saei_add_block(s, 0, 0, &enc)) || (status = layer_decoder(s, layer, 0, (int32_t)targets, n, d)) ||
+        (status = saei_take_vector(&p->b_enc, s, numbered(name, "b_enc", layer, ""), n, "d_transcoder")) ||
+        (status = saei_take_vector(&b_dec, s, numbered(name, "b_dec", layer, ""), d, "d_model")) ||
+        (status = saei_make_vector(&p->b_dec, s, p->d_out)))
+        return status;
+    memcpy(p->b_dec, b_dec, (size_t)d * sizeof *b_dec);
+    return targets == 1
+               ? SAE_OK
+               : saei_warn(s,
+                           "this is layer %d of a cross-layer transcoder: what it writes to the layers behind lacks their b_dec and "
+                           "what other layers write there",
+                           (int)layer);
+}
+
+/* The layer that is meant, or -1 for all: by the file that was named, or by the option. */
+static sae_status which_layer(saei_source *s, int32_t *out)
+{
+    char name[64];
+    int layer = -1, end = 0;
+    const bool by_file = sscanf(s->named, "W_enc_%9d.safetensors%n", &layer, &end) == 1 && end && !s->named[end];
+    if (!by_file && s->opt->layer) {
+        end = 0;
+        if (sscanf(s->opt->layer, "%9d%n", &layer, &end) != 1 || s->opt->layer[end] || layer < 0 ||
+            !saei_source_has(s, numbered(name, "W_enc", layer, ".safetensors")))
+            return saei_fail(s->err, SAE_E_ARG, "the option layer = %s, but the folder has no W_enc_%s.safetensors", s->opt->layer,
+                             s->opt->layer);
+    }
+    *out = layer;
+    if (layer >= 0 && !saei_source_has(s, numbered(name, "W_dec", layer, ".safetensors")))
+        return saei_fail(s->err, SAE_E_FORMAT, "%s is absent, and W_enc_%d.safetensors is of no use without it", name, layer);
+    return SAE_OK;
+}
+
 sae_status saei_read_circuit_tracer_clt(saei_source *s)
 {
     const int32_t layers = count_layers(s);
-    int32_t n = 0, d = 0;
+    int32_t n = 0, d = 0, one = -1;
     setting c;
     s->what = "a cross-layer transcoder";
     s->sizes_from = "the first layer says";
-    if (*s->named)
-        return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s is one layer of a cross-layer transcoder: open the folder", s->named);
-    sae_status status = check_layers(s, layers);
-    if (status || (status = read_config(s, &c, -1)))
+    sae_status status = which_layer(s, &one);
+    if (!status && one < 0)
+        status = check_layers(s, layers);
+    if (status || (status = read_config(s, &c, one)))
         return status;
     if (c.activation && strcmp(c.activation, "topk") == 0)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "config.yaml: activation \"topk\" is not read for cross-layer transcoders");
-    for (int32_t layer = 0; layer < layers && !status; layer++)
+    if (one >= 0)
+        status = read_single(s, one);
+    for (int32_t layer = 0; one < 0 && layer < layers && !status; layer++)
         status = read_layer(s, layer, layers, &n, &d);
     if (!status && s->parts->threshold)
         see_negative(s->parts);

@@ -9,13 +9,14 @@
 
 /* ---- what the path says ---- */
 
-/* Does a component of the path begin with `start`? Gives what follows. */
-static const char *component(const saei_source *s, const char *start)
+/* What follows `start` in the first component of the path that begins with it; NULL without. `whole`: nothing may follow. */
+static const char *component(const saei_source *s, const char *start, bool whole)
 {
+    const size_t n = strlen(start);
     for (const char *at = s->folder; at; at = strchr(at, '/')) {
         at += *at == '/';
-        if (strncmp(at, start, strlen(start)) == 0)
-            return at + strlen(start);
+        if (strncmp(at, start, n) == 0 && (!whole || !at[n] || at[n] == '/'))
+            return at + n;
     }
     return NULL;
 }
@@ -28,7 +29,7 @@ static bool path_has(const saei_source *s, const char *text)
 static sae_status set_hooks(saei_source *s, const char *in, const char *out)
 {
     char name[64];
-    const char *layer = component(s, "layer_");
+    const char *layer = component(s, "layer_", false);
     const char *const hooks[] = {in, out};
     const int32_t whats[] = {SAE_TEXT_HOOK_NAME, SAE_TEXT_HOOK_NAME_OUT};
     for (int i = 0; i < 2 && layer; i++) {
@@ -99,8 +100,7 @@ sae_status saei_read_gemma_scope(saei_source *s)
     if (status || (status = saei_only(s, names)) || (status = read_params(s)) ||
         (status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, "jumprelu")))
         return status;
-    const char *embedding = component(s, "embedding");
-    if (embedding && (!*embedding || *embedding == '/'))
+    if (component(s, "embedding", true))
         return scale_embedding(s);
     return hooks_of_path(s);
 }

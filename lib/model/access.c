@@ -18,12 +18,6 @@ static void scale_row(float *row, int32_t d, float scale)
         row[k] *= scale;
 }
 
-/* The tensor by feature. */
-static saei_matrix by_feature(const sae_model *model, int32_t tensor)
-{
-    return tensor == SAE_W_ENC ? saei_model_enc_rows(model) : saei_model_dec_rows(model);
-}
-
 static void read_vector(const sae_model *model, int32_t tensor, int64_t first, int64_t n, float *out)
 {
     const saei_parts *p = &model->parts;
@@ -37,26 +31,47 @@ static void read_vector(const sae_model *model, int32_t tensor, int64_t first, i
         memset(out, 0, (size_t)n * sizeof *out);
 }
 
+static void read_feature(const sae_model *model, int32_t tensor, int32_t feature, float *out)
+{
+    saei_model_row(out, model, tensor, feature);
+    if (tensor == SAE_W_DEC && model->dec_scale)
+        scale_row(out, model->parts.d_out, model->dec_scale[feature]);
+}
+
+/* What output `o` takes of a raw row. */
+static void read_skip(const sae_model *model, int32_t o, float *out)
+{
+    const saei_parts *p = &model->parts;
+    memset(out, 0, (size_t)p->d_in * sizeof *out);
+    for (uint32_t i = 0; i < p->n_skip; i++) {
+        const saei_skip *s = p->skip + i;
+        if (o >= s->out_first && o - s->out_first < s->w.m.n)
+            saei_matrix_row(out + s->in_first, &s->w.m, o - s->out_first);
+    }
+}
+
 sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_t first, int64_t n, float *out, sae_error *err)
 {
     if (!model || (!out && n > 0))
         return saei_fail(err, SAE_E_ARG, "sae_model_read: %s is NULL", model ? "out" : "model");
-    if (tensor < SAE_W_ENC || tensor > SAE_THRESHOLD)
-        return saei_fail(err, SAE_E_ARG, "tensor = %d is not one of SAE_W_ENC .. SAE_THRESHOLD", (int)tensor);
-    const int64_t rows = tensor == SAE_B_DEC ? model->parts.d_out : model->parts.d_sae;
+    if (tensor < SAE_W_ENC || tensor > SAE_W_SKIP)
+        return saei_fail(err, SAE_E_ARG, "tensor = %d is not one of SAE_W_ENC .. SAE_W_SKIP", (int)tensor);
+    const saei_parts *p = &model->parts;
+    const int64_t rows = tensor == SAE_B_DEC || tensor == SAE_W_SKIP ? p->d_out : p->d_sae;
+    const int64_t width = tensor == SAE_W_DEC ? p->d_out : p->d_in;
     if (first < 0 || n < 0 || first > rows || n > rows - first)
         return saei_fail(err, SAE_E_ARG, "%lld rows from row %lld on: the tensor has %lld rows", (long long)n, (long long)first,
                          (long long)rows);
-    if (tensor >= SAE_B_ENC) {
+    if (tensor == SAE_B_ENC || tensor == SAE_B_DEC || tensor == SAE_THRESHOLD) {
         read_vector(model, tensor, first, n, out);
         return saei_ok(err);
     }
     const saei_fpmode mode = saei_fp_enter();
-    const saei_matrix m = by_feature(model, tensor);
     for (int64_t i = 0; i < n; i++) {
-        saei_matrix_row(out + i * m.d, &m, (int32_t)(first + i));
-        if (tensor == SAE_W_DEC && model->dec_scale)
-            scale_row(out + i * m.d, m.d, model->dec_scale[first + i]);
+        if (tensor == SAE_W_SKIP)
+            read_skip(model, (int32_t)(first + i), out + i * width);
+        else
+            read_feature(model, tensor, (int32_t)(first + i), out + i * width);
     }
     saei_fp_leave(mode);
     return saei_ok(err);
@@ -116,38 +131,70 @@ static sae_status read_row(float *dst, const saei_file *file, const saei_tensor 
 /* Below this, single elements are fewer bytes and no slower than whole rows. */
 enum { FEW = 32 };
 
-static sae_status gather(float *dst, const sae_model *model, int32_t tensor, const int32_t *features, int64_t n, sae_error *err)
+/* Rows ids [n] of a matrix, m being the form of it that is at hand, by plain reads where that is the mapped file. */
+static sae_status gather(float *dst, const sae_model *model, const saei_tensor *t, const saei_matrix *m, const int32_t *ids, int64_t n,
+                         sae_error *err)
 {
-    const saei_tensor *t = tensor == SAE_W_ENC ? &model->parts.enc[0].w : &model->parts.dec[0].w;
     const saei_file *file = t->file < 0 ? NULL : &model->parts.files[t->file];
-    const saei_matrix m = by_feature(model, tensor);
-    const bool from_file = file && file->mapped && m.data == t->m.data;
-    if (from_file && m.by_cols)
-        return (n <= FEW ? read_elements : read_columns)(dst, file, t, features, n, err);
+    const bool from_file = file && file->mapped && m->data == t->m.data;
+    if (from_file && m->by_cols)
+        return (n <= FEW ? read_elements : read_columns)(dst, file, t, ids, n, err);
     for (int64_t i = 0; i < n; i++) {
-        float *row = dst + i * m.d;
+        float *row = dst + i * m->d;
         sae_status status = SAE_OK;
         if (from_file)
-            status = read_row(row, file, t, features[i], err);
+            status = read_row(row, file, t, ids[i], err);
         else
-            saei_matrix_row(row, &m, features[i]);
+            saei_matrix_row(row, m, ids[i]);
         if (status)
             return status;
     }
     return SAE_OK;
 }
 
-sae_status saei_model_gather(float *dst, const sae_model *model, int32_t tensor, const int32_t *features, int64_t n, sae_error *err)
+static sae_status check_row(const sae_model *model, const float *row, size_t d, const char *name, int32_t feature, sae_error *err)
 {
-    const size_t d = (size_t)(tensor == SAE_W_ENC ? model->parts.d_in : model->parts.d_out);
-    sae_status status = gather(dst, model, tensor, features, n, err);
-    for (int64_t i = 0; i < n && !status; i++) {
-        const size_t bad = model->env->kernels->nonfinite(dst + (size_t)i * d, SAE_F32, d);
-        if (bad < d)
-            return saei_fail(err, SAE_E_FORMAT, "%s of feature %d is not finite at element %zu: the checkpoint is damaged",
-                             tensor == SAE_W_ENC ? "W_enc" : "W_dec", (int)features[i], bad);
-        if (tensor == SAE_W_DEC && model->dec_scale)
-            scale_row(dst + (size_t)i * d, (int32_t)d, model->dec_scale[features[i]]);
+    const size_t bad = model->env->kernels->nonfinite(row, SAE_F32, d);
+    if (bad < d)
+        return saei_fail(err, SAE_E_FORMAT, "%s of feature %d is not finite at element %zu: the checkpoint is damaged", name, (int)feature,
+                         bad);
+    return SAE_OK;
+}
+
+sae_status saei_model_gather_enc(float *dst, const sae_model *model, uint32_t block, const int32_t *features, int64_t n, sae_error *err)
+{
+    enum { AT_ONCE = 256 };
+    const saei_block *b = model->parts.enc + block;
+    const saei_matrix m = saei_model_enc_rows(model, block);
+    const size_t d = (size_t)m.d;
+    int32_t ids[AT_ONCE];
+    sae_status status = SAE_OK;
+    for (int64_t done = 0; done < n && !status; done += AT_ONCE) {
+        const int64_t now = n - done < AT_ONCE ? n - done : AT_ONCE;
+        for (int64_t i = 0; i < now; i++)
+            ids[i] = features[done + i] - b->first;
+        float *to = dst + (size_t)done * d;
+        status = gather(to, model, &b->w, &m, ids, now, err);
+        for (int64_t i = 0; i < now && !status; i++)
+            status = check_row(model, to + (size_t)i * d, d, "W_enc", features[done + i], err);
     }
+    return status;
+}
+
+sae_status saei_model_gather_dec(float *dst, const sae_model *model, int32_t feature, sae_error *err)
+{
+    const saei_parts *p = &model->parts;
+    sae_status status = SAE_OK;
+    uint32_t i, end;
+    memset(dst, 0, (size_t)p->d_out * sizeof *dst);
+    for (saei_model_segments_of(model, feature, &i, &end); i < end && !status; i++) {
+        const saei_matrix m = saei_model_dec_rows(model, i);
+        const int32_t row = saei_segment_row(p->dec + i, feature);
+        status = gather(dst + p->dec[i].out_first, model, &p->dec[i].w, &m, &row, 1, err);
+    }
+    if (!status)
+        status = check_row(model, dst, (size_t)p->d_out, "W_dec", feature, err);
+    if (!status && model->dec_scale)
+        scale_row(dst, p->d_out, model->dec_scale[feature]);
     return status;
 }

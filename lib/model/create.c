@@ -2,21 +2,62 @@
 
 #include <string.h>
 
-enum { KNOWN_FLAGS = SAE_BORROW | SAE_W_ENC_BY_ROWS | SAE_W_DEC_BY_COLS | SAE_APPLY_B_DEC | SAE_RESCALE_BY_DECODER_NORM };
+enum {
+    KNOWN_FLAGS = SAE_BORROW | SAE_W_ENC_BY_ROWS | SAE_W_DEC_BY_COLS | SAE_APPLY_B_DEC | SAE_RESCALE_BY_DECODER_NORM | SAE_KEEP_NEGATIVE |
+                  SAE_NORM_IN_ONLY | SAE_RETURN_UNSCALED | SAE_STOP_ON_REPEAT
+};
+
+/* Flags that go with some architectures alone. */
+static sae_status check_flags(const sae_weights *w, sae_error *err)
+{
+    if (w->flags & ~(uint32_t)KNOWN_FLAGS)
+        return saei_fail(err, SAE_E_ARG, "sae_weights.flags = %#x has bits this version does not know", (unsigned)w->flags);
+    if ((w->flags & SAE_RESCALE_BY_DECODER_NORM) && w->arch != SAE_TOPK)
+        return saei_fail(err, SAE_E_ARG, "SAE_RESCALE_BY_DECODER_NORM goes with SAE_TOPK, not with %s: fold the norms into the weights",
+                         sae_arch_name(w->arch));
+    if ((w->flags & SAE_RETURN_UNSCALED) && !(w->flags & SAE_RESCALE_BY_DECODER_NORM))
+        return saei_fail(err, SAE_E_ARG, "SAE_RETURN_UNSCALED needs SAE_RESCALE_BY_DECODER_NORM: nothing is scaled without it");
+    if ((w->flags & SAE_KEEP_NEGATIVE) && w->arch != SAE_TOPK && w->arch != SAE_JUMPRELU)
+        return saei_fail(err, SAE_E_ARG, "SAE_KEEP_NEGATIVE goes with SAE_TOPK and SAE_JUMPRELU, not with %s", sae_arch_name(w->arch));
+    if ((w->flags & SAE_STOP_ON_REPEAT) && w->arch != SAE_MATCHING_PURSUIT)
+        return saei_fail(err, SAE_E_ARG, "SAE_STOP_ON_REPEAT goes with SAE_MATCHING_PURSUIT, not with %s", sae_arch_name(w->arch));
+    return SAE_OK;
+}
+
+static bool selects(sae_arch arch)
+{
+    return arch == SAE_TOPK || arch == SAE_ABSTOPK || arch == SAE_GROUPMAX;
+}
+
+static sae_status check_k(const sae_weights *w, sae_error *err)
+{
+    if (selects(w->arch) && (w->k < 1 || w->k > w->d_sae))
+        return saei_fail(err, SAE_E_SHAPE, "k = %d, but %s of %d features needs 1 .. %d", (int)w->k,
+                         w->arch == SAE_TOPK ? "top-k" : sae_arch_name(w->arch), (int)w->d_sae, (int)w->d_sae);
+    if (w->arch == SAE_GROUPMAX && w->d_sae % w->k)
+        return saei_fail(err, SAE_E_SHAPE, "k = %d groups of one size do not make %d features", (int)w->k, (int)w->d_sae);
+    if (w->arch == SAE_MATCHING_PURSUIT && w->k < 0)
+        return saei_fail(err, SAE_E_SHAPE, "k = %d, but a matching pursuit needs a number of rounds, or 0 for d_in", (int)w->k);
+    return SAE_OK;
+}
 
 static sae_status check_shape(const sae_weights *w, sae_error *err)
 {
     if (w->d_in < 1 || w->d_sae < 1 || w->d_out < 0)
         return saei_fail(err, SAE_E_SHAPE, "sae_weights has d_in = %d, d_sae = %d, d_out = %d: sizes start at 1", (int)w->d_in,
                          (int)w->d_sae, (int)w->d_out);
-    if (w->arch == SAE_TOPK && (w->k < 1 || w->k > w->d_sae))
-        return saei_fail(err, SAE_E_SHAPE, "k = %d, but top-k of %d features needs 1 .. %d", (int)w->k, (int)w->d_sae, (int)w->d_sae);
+    const sae_status status = check_k(w, err);
+    if (status)
+        return status;
     if ((w->flags & SAE_APPLY_B_DEC) && w->d_out && w->d_out != w->d_in)
         return saei_fail(err, SAE_E_SHAPE, "SAE_APPLY_B_DEC needs d_out = d_in, but d_out = %d and d_in = %d", (int)w->d_out, (int)w->d_in);
+    if (w->arch == SAE_MATCHING_PURSUIT && w->d_out && w->d_out != w->d_in)
+        return saei_fail(err, SAE_E_SHAPE, "a matching pursuit needs d_out = d_in, but d_out = %d and d_in = %d", (int)w->d_out,
+                         (int)w->d_in);
     size_t bytes;
-    const int32_t d = w->d_in > w->d_out ? w->d_in : w->d_out;
-    if (!saei_mul(&bytes, (size_t)d, (size_t)w->d_sae) || !saei_mul(&bytes, bytes, 16) || bytes > PTRDIFF_MAX)
-        return saei_fail(err, SAE_E_SHAPE, "a %d x %d matrix is more than this machine can address", (int)d, (int)w->d_sae);
+    const int32_t d = w->d_in > w->d_out ? w->d_in : w->d_out, n = w->w_skip && d > w->d_sae ? d : w->d_sae;
+    if (!saei_mul(&bytes, (size_t)d, (size_t)n) || !saei_mul(&bytes, bytes, 16) || bytes > PTRDIFF_MAX)
+        return saei_fail(err, SAE_E_SHAPE, "a %d x %d matrix is more than this machine can address", (int)d, (int)n);
     return SAE_OK;
 }
 
@@ -26,7 +67,7 @@ static sae_status check_arrays(const sae_weights *w, sae_error *err)
         const void *p;
         const char *name;
         bool needed;
-    } arrays[] = {{w->w_enc, "w_enc", true},
+    } arrays[] = {{w->w_enc, "w_enc", w->arch != SAE_MATCHING_PURSUIT},
                   {w->w_dec, "w_dec", true},
                   {w->threshold, "threshold", w->arch == SAE_JUMPRELU},
                   {w->b_gate, "b_gate", w->arch == SAE_GATED},
@@ -38,23 +79,34 @@ static sae_status check_arrays(const sae_weights *w, sae_error *err)
     return SAE_OK;
 }
 
-static sae_status check_weights(const sae_weights *w, sae_error *err)
+static sae_status check_norm(const sae_weights *w, sae_error *err)
 {
-    if (w->arch < SAE_STANDARD || w->arch > SAE_GATED)
-        return saei_fail(err, SAE_E_ARG, "sae_weights.arch = %d is not one of SAE_STANDARD .. SAE_GATED", (int)w->arch);
-    if (!sae_dtype_bytes(w->dtype))
-        return saei_fail(err, SAE_E_ARG, "sae_weights.dtype = %d is not SAE_F32, SAE_F16 or SAE_BF16", (int)w->dtype);
-    if (w->flags & ~(uint32_t)KNOWN_FLAGS)
-        return saei_fail(err, SAE_E_ARG, "sae_weights.flags = %#x has bits this version does not know", (unsigned)w->flags);
     if (w->norm < SAE_NORM_NONE || w->norm > SAE_NORM_LAYER)
-        return saei_fail(err, SAE_E_ARG, "sae_weights.norm = %d is not one of SAE_NORM_*", (int)w->norm);
-    if (w->norm == SAE_NORM_SCALE && !(w->norm_scaling_factor > 0.0f && w->norm_scaling_factor <= 3.4e38f))
+        return saei_fail(err, SAE_E_ARG, "sae_weights.norm = %d is not one of SAE_NORM_NONE .. SAE_NORM_LAYER", (int)w->norm);
+    if (w->norm != SAE_NORM_SCALE)
+        return SAE_OK;
+    if (!(w->norm_scaling_factor > 0.0f && w->norm_scaling_factor <= 3.4e38f))
         return saei_fail(err, SAE_E_ARG, "norm_scaling_factor = %g, SAE_NORM_SCALE needs a finite factor > 0",
                          (double)w->norm_scaling_factor);
-    if ((w->flags & SAE_RESCALE_BY_DECODER_NORM) && w->arch != SAE_TOPK)
-        return saei_fail(err, SAE_E_ARG, "SAE_RESCALE_BY_DECODER_NORM goes with SAE_TOPK, not with %s: fold the norms into the weights",
-                         sae_arch_name(w->arch));
-    sae_status status = check_shape(w, err);
+    if (!(w->norm_out_factor >= 0.0f && w->norm_out_factor <= 3.4e38f))
+        return saei_fail(err, SAE_E_ARG, "norm_out_factor = %g, it needs to be finite and > 0, or 0 for 1 / norm_scaling_factor",
+                         (double)w->norm_out_factor);
+    return SAE_OK;
+}
+
+static sae_status check_weights(const sae_weights *w, sae_error *err)
+{
+    if (w->arch < SAE_STANDARD || w->arch > SAE_MATCHING_PURSUIT)
+        return saei_fail(err, SAE_E_ARG, "sae_weights.arch = %d is not one of SAE_STANDARD .. SAE_MATCHING_PURSUIT", (int)w->arch);
+    if (!sae_dtype_bytes(w->dtype))
+        return saei_fail(err, SAE_E_ARG, "sae_weights.dtype = %d is not SAE_F32, SAE_F16 or SAE_BF16", (int)w->dtype);
+    if (!(w->residual_threshold >= 0.0f && w->residual_threshold <= 3.4e38f))
+        return saei_fail(err, SAE_E_ARG, "residual_threshold = %g is not a length", (double)w->residual_threshold);
+    sae_status status = check_flags(w, err);
+    if (!status)
+        status = check_norm(w, err);
+    if (!status)
+        status = check_shape(w, err);
     return status ? status : check_arrays(w, err);
 }
 
@@ -73,19 +125,27 @@ static sae_status take_matrix(sae_model *model, saei_tensor *out, saei_matrix m,
     return SAE_OK;
 }
 
+/* The dictionary of a matching pursuit is W_dec for both. */
 static sae_status take_matrices(sae_model *model, const sae_weights *w, sae_error *err)
 {
     saei_parts *p = &model->parts;
     const saei_host *host = &model->env->host;
-    const bool borrow = w->flags & SAE_BORROW;
+    const bool borrow = w->flags & SAE_BORROW, tied = w->arch == SAE_MATCHING_PURSUIT;
     saei_block enc = {0};
     saei_segment dec = {.n = p->d_sae, .row_step = 1};
+    saei_skip skip = {0};
     const saei_matrix w_enc = {w->w_enc, w->dtype, !(w->flags & SAE_W_ENC_BY_ROWS), p->d_sae, p->d_in};
     const saei_matrix w_dec = {w->w_dec, w->dtype, w->flags & SAE_W_DEC_BY_COLS, p->d_sae, p->d_out};
-    sae_status status = take_matrix(model, &enc.w, w_enc, "w_enc", borrow, err);
+    const saei_matrix w_skip = {w->w_skip, w->dtype, false, p->d_out, p->d_in};
+    sae_status status = tied ? SAE_OK : take_matrix(model, &enc.w, w_enc, "w_enc", borrow, err);
     if (!status)
         status = take_matrix(model, &dec.w, w_dec, "w_dec", borrow, err);
-    if (!status && (!saei_parts_add_block(p, host, &enc) || !saei_parts_add_segment(p, host, &dec)))
+    if (!status && w->w_skip)
+        status = take_matrix(model, &skip.w, w_skip, "w_skip", borrow, err);
+    if (tied)
+        enc.w = dec.w;
+    if (!status && (!saei_parts_add_block(p, host, &enc) || !saei_parts_add_segment(p, host, &dec) ||
+                    (w->w_skip && !saei_parts_add_skip(p, host, &skip))))
         status = saei_fail(err, SAE_E_NOMEM, "no memory for the lists of matrices");
     return status;
 }
@@ -100,7 +160,7 @@ static sae_status take_vectors(sae_model *model, const sae_weights *w, sae_error
 {
     saei_parts *p = &model->parts;
     const bool gated = w->arch == SAE_GATED;
-    const vector all[] = {{&p->b_enc, gated ? NULL : w->b_enc, p->d_sae},
+    const vector all[] = {{&p->b_enc, gated || w->arch == SAE_MATCHING_PURSUIT ? NULL : w->b_enc, p->d_sae},
                           {&p->b_dec, w->b_dec, p->d_out},
                           {&p->threshold, w->arch == SAE_JUMPRELU ? w->threshold : NULL, p->d_sae},
                           {&p->b_gate, gated ? w->b_gate : NULL, p->d_sae},
@@ -126,11 +186,16 @@ static sae_status fill(sae_model *model, const sae_weights *w, sae_error *err)
     p->d_in = w->d_in;
     p->d_sae = w->d_sae;
     p->d_out = w->d_out ? w->d_out : w->d_in;
-    p->k = w->k;
+    p->k = w->arch == SAE_MATCHING_PURSUIT && !w->k ? w->d_in : w->k;
     p->apply_b_dec = w->flags & SAE_APPLY_B_DEC;
     p->rescale_by_decoder_norm = w->flags & SAE_RESCALE_BY_DECODER_NORM;
+    p->returns_unscaled = w->flags & SAE_RETURN_UNSCALED;
+    p->keeps_negative = w->flags & SAE_KEEP_NEGATIVE;
+    p->norm_in_only = w->flags & SAE_NORM_IN_ONLY;
+    p->stops_on_repeat = w->flags & SAE_STOP_ON_REPEAT;
+    p->residual_threshold = w->arch == SAE_MATCHING_PURSUIT ? w->residual_threshold : 0.0f;
     p->n_in = p->n_out = 1;
-    p->norm_out_factor = 1.0f / p->norm_scaling_factor;
+    p->norm_out_factor = w->norm_out_factor > 0.0f && w->norm == SAE_NORM_SCALE ? w->norm_out_factor : 1.0f / p->norm_scaling_factor;
     sae_status status = take_matrices(model, w, err);
     if (!status)
         status = take_vectors(model, w, err);

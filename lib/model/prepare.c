@@ -38,25 +38,68 @@ sae_status saei_matrix_check(const sae_env *env, const saei_matrix *m, const cha
                      bad % width);
 }
 
+typedef struct vector {
+    const float *v;
+    int32_t n;
+    const char *name;
+} vector;
+
+static sae_status check_vectors(const sae_model *model, const vector *v, size_t n_vectors, sae_error *err)
+{
+    for (size_t i = 0; i < n_vectors; i++) {
+        const size_t n = v[i].v ? (size_t)v[i].n : 0, bad = model->env->kernels->nonfinite(v[i].v, SAE_F32, n);
+        if (bad < n)
+            return saei_fail(err, SAE_E_FORMAT, "%s is not finite at element %zu: the checkpoint is damaged", v[i].name, bad);
+    }
+    return SAE_OK;
+}
+
+/* A matrix that parts of the model share is looked at once. */
+static sae_status check_matrices(const sae_model *model, sae_error *err)
+{
+    const saei_parts *p = &model->parts;
+    sae_status status = SAE_OK;
+    for (uint32_t i = 0; i < p->n_enc && !status; i++)
+        if (!i || p->enc[i].w.m.data != p->enc[i - 1].w.m.data)
+            status = saei_matrix_check(model->env, &p->enc[i].w.m, p->n_enc > 1 ? p->enc[i].w.name : "W_enc", err);
+    for (uint32_t i = 0; i < p->n_dec && !status; i++)
+        if (!i || p->dec[i].w.m.data != p->dec[i - 1].w.m.data)
+            status = saei_matrix_check(model->env, &p->dec[i].w.m, p->n_dec > 1 ? p->dec[i].w.name : "W_dec", err);
+    for (uint32_t i = 0; i < p->n_skip && !status; i++)
+        status = saei_matrix_check(model->env, &p->skip[i].w.m, p->n_skip > 1 ? p->skip[i].w.name : "W_skip", err);
+    return status;
+}
+
+static sae_status check_attention(const sae_model *model, sae_error *err)
+{
+    const saei_parts *p = &model->parts;
+    sae_status status = SAE_OK;
+    for (int32_t i = 0; i < 4 * p->n_attention && !status; i++) {
+        const saei_attention *a = p->attention + i / 4;
+        const saei_linear *all[] = {&a->k_ctx, &a->q_target, &a->v_ctx, &a->c_proj}, *l = all[i % 4];
+        const vector bias = {l->bias, l->w.m.n, l->w.name};
+        status = saei_matrix_check(model->env, &l->w.m, l->w.name, err);
+        if (!status)
+            status = check_vectors(model, &bias, 1, err);
+    }
+    return status;
+}
+
 sae_status sae_model_check(const sae_model *model, sae_error *err)
 {
     if (!model)
         return saei_fail(err, SAE_E_ARG, "sae_model_check: model is NULL");
     const saei_parts *p = &model->parts;
-    const struct {
-        const float *v;
-        int32_t n;
-        const char *name;
-    } vectors[] = {{p->b_enc, p->d_sae, "b_enc"},   {p->b_dec, p->d_out, "b_dec"}, {p->threshold, p->d_sae, "threshold"},
-                   {p->b_gate, p->d_sae, "b_gate"}, {p->b_mag, p->d_sae, "b_mag"}, {p->r_mag, p->d_sae, "r_mag"}};
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
-        const size_t n = vectors[i].v ? (size_t)vectors[i].n : 0, bad = model->env->kernels->nonfinite(vectors[i].v, SAE_F32, n);
-        if (bad < n)
-            return saei_fail(err, SAE_E_FORMAT, "%s is not finite at element %zu: the checkpoint is damaged", vectors[i].name, bad);
-    }
-    sae_status status = saei_matrix_check(model->env, saei_model_enc(model), "W_enc", err);
+    const vector vectors[] = {
+        {p->b_enc, p->d_sae, "b_enc"},         {p->b_dec, p->d_out, "b_dec"},         {p->threshold, p->d_sae, "threshold"},
+        {p->b_gate, p->d_sae, "b_gate"},       {p->b_mag, p->d_sae, "b_mag"},         {p->r_mag, p->d_sae, "r_mag"},
+        {p->key_scale, p->d_sae, "key_scale"}, {p->dec_scale, p->d_sae, "dec_scale"}, {p->in_shift, p->d_in, "in_shift"},
+        {p->in_scale, p->d_in, "in_scale"},    {p->out_shift, p->d_out, "out_shift"}, {p->out_scale, p->d_out, "out_scale"}};
+    sae_status status = check_vectors(model, vectors, sizeof vectors / sizeof *vectors, err);
     if (!status)
-        status = saei_matrix_check(model->env, saei_model_dec(model), "W_dec", err);
+        status = check_matrices(model, err);
+    if (!status)
+        status = check_attention(model, err);
     return status ? status : saei_ok(err);
 }
 
@@ -112,47 +155,46 @@ static sae_status build(void **out, const sae_model *model, const saei_matrix *m
     return SAE_OK;
 }
 
-static sae_status build_panels(sae_model *model, sae_error *err)
+static sae_status build_panels(sae_model *model, uint32_t block, sae_error *err)
 {
-    const saei_matrix *m = saei_model_enc(model);
-    sae_memory memory = {0};
-    memory.struct_size = sizeof memory;
+    const saei_matrix *m = &model->parts.enc[block].w.m;
+    saei_form *form = model->enc_forms + block;
+    const size_t n = ((size_t)m->n + SAEI_PANEL - 1) / SAEI_PANEL * SAEI_PANEL;
     void *panels;
-    if (atomic_load(&model->panels))
+    if (atomic_load(&form->panels))
         return SAE_OK;
-    sae_status status = sae_model_memory(model, &memory);
+    const sae_status status = build(&panels, model, m, n * (size_t)m->d * sizeof(float), panels_task, "the panels of W_enc", err);
     if (!status)
-        status = build(&panels, model, m, (size_t)memory.panels_bytes, panels_task, "the panels of W_enc", err);
-    if (!status)
-        atomic_store_explicit(&model->panels, panels, memory_order_release);
+        atomic_store_explicit(&form->panels, panels, memory_order_release);
     return status;
 }
 
-static sae_status build_rows(sae_model *model, const saei_matrix *m, _Atomic(void *) *form, const char *what, sae_error *err)
+static sae_status build_rows(sae_model *model, const saei_matrix *m, saei_form *form, const char *what, sae_error *err)
 {
     void *rows;
-    if (!m->by_cols || atomic_load(form))
+    if (!m->by_cols || atomic_load(&form->rows))
         return SAE_OK;
     sae_status status = build(&rows, model, m, (size_t)m->n * (size_t)m->d * sae_dtype_bytes(m->dtype), rows_task, what, err);
     if (!status)
-        atomic_store_explicit(form, rows, memory_order_release);
+        atomic_store_explicit(&form->rows, rows, memory_order_release);
     return status;
 }
 
 static sae_status prepare(sae_model *model, uint32_t what, sae_error *err)
 {
+    const saei_parts *p = &model->parts;
     sae_status status = SAE_OK;
     if (!model->checked) {
         if ((status = sae_model_check(model, err)))
             return status;
         model->checked = true;
     }
-    if (what & SAE_PREPARE_PANELS)
-        status = build_panels(model, err);
-    if (!status && (what & SAE_PREPARE_ROWS))
-        status = build_rows(model, saei_model_enc(model), &model->enc_rows, "the rows of W_enc", err);
-    if (!status && (what & SAE_PREPARE_ROWS))
-        status = build_rows(model, saei_model_dec(model), &model->dec_rows, "the rows of W_dec", err);
+    for (uint32_t i = 0; i < p->n_enc && !status && (what & SAE_PREPARE_PANELS); i++)
+        status = build_panels(model, i, err);
+    for (uint32_t i = 0; i < p->n_enc && !status && (what & SAE_PREPARE_ROWS); i++)
+        status = build_rows(model, &p->enc[i].w.m, model->enc_forms + i, "the rows of W_enc", err);
+    for (uint32_t i = 0; i < p->n_dec && !status && (what & SAE_PREPARE_ROWS); i++)
+        status = build_rows(model, &p->dec[i].w.m, model->dec_forms + i, "the rows of W_dec", err);
     return status;
 }
 

@@ -24,15 +24,17 @@ enum {
  *                             on = h > threshold[j] && h > floor
  *                             value = h
  *   gated:                    on = dot + gate[j] > 0 && m > floor, value = m = fma(dot, mag_scale[j], mag_bias[j])
- * bias NULL = nothing is added (h = dot + 0.0f would turn -0 into +0, harmless: such an h is never on). threshold NULL = 0.
- * floor >= 0 always. A non-finite h (gated: dot + gate[j] or m) is counted and off. */
+ * bias NULL = nothing is added (h = dot + 0.0f would turn -0 into +0, harmless: an h of 0 is no code). threshold NULL = the floor decides
+ * alone. floor >= 0, or -Inf where keeps_negative: then values of any sign are on, 0 too. A non-finite h (gated: dot + gate[j] or m) is counted
+ * and off. */
 typedef struct saei_act {
     const float *bias;
-    const float *threshold; /* every entry >= 0 */
+    const float *threshold; /* every entry >= 0, unless keeps_negative */
     const float *key_scale;
     const float *gate;
     const float *mag_scale;
     const float *mag_bias;
+    bool keeps_negative; /* for callers: the kernel goes by floor */
 } saei_act;
 
 /* One line per kernel: return type, name, arguments. The table, the tests and the docs are made from this list. */

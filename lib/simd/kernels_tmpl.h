@@ -592,22 +592,21 @@ static void probe(float *c, size_t ldc, const float *packed, size_t n_groups, co
 /* n <= VN features: which are on, what they are worth, how many are not finite. */
 INLINE uint32_t judge(V *value, uint32_t *finite, V dot, const saei_act *act, size_t j, size_t n, V floor)
 {
-    V h = dot, threshold = v_zero();
+    V h = dot;
     if (act->gate) {
         h = v_add(dot, load_part(act->gate + j, n));
         *value = v_fma(dot, load_part(act->mag_scale + j, n), load_part(act->mag_bias + j, n));
         *finite = v_finite(h) & v_finite(*value);
-    } else {
-        if (act->bias)
-            h = v_add(h, load_part(act->bias + j, n));
-        if (act->key_scale)
-            h = v_mul(h, load_part(act->key_scale + j, n));
-        if (act->threshold)
-            threshold = load_part(act->threshold + j, n);
-        *value = h;
-        *finite = v_finite(h);
+        return v_gt(h, v_zero()) & v_gt(*value, floor) & *finite;
     }
-    return v_gt(h, threshold) & v_gt(*value, floor) & *finite;
+    if (act->bias)
+        h = v_add(h, load_part(act->bias + j, n));
+    if (act->key_scale)
+        h = v_mul(h, load_part(act->key_scale + j, n));
+    *value = h;
+    *finite = v_finite(h);
+    const uint32_t on = v_gt(h, floor) & *finite;
+    return act->threshold ? on & v_gt(h, load_part(act->threshold + j, n)) : on;
 }
 
 /* 4 bytes of dots and 4 to 12 of vectors a feature, all from L1 and L2: a few percent of any product. Most vectors hold no code. */

@@ -9,11 +9,12 @@ typedef struct scratch {
     float *xc;                    /* [8][d] normalised for the model at hand */
     float *delta;                 /* [d] */
     float *dots;                  /* [8][max_lanes] */
+    float *codes;                 /* [max_lanes] of a row */
     float *z;                     /* [8][max_edits] what each edit reads */
     float *scale;                 /* [8][max_edits] un-normaliser of each edit's model */
     float *coef;                  /* [max_edits] */
     int32_t *ids;                 /* [max_edits] */
-    unsigned char *work;          /* a top-k model's encode */
+    unsigned char *work;          /* the encode of a model whose features compete */
     int64_t row[SAEI_STEER_ROWS]; /* which rows these are */
 } scratch;
 
@@ -22,7 +23,7 @@ static size_t work_bytes(const sae_plan *p)
     size_t most = 0;
     for (int32_t g = 0; g < p->n_groups; g++) {
         const sae_model *model = p->groups[g].model;
-        if (!model || model->parts.arch != SAE_TOPK || !p->groups[g].lanes.n)
+        if (!model || !saei_selects(model) || !p->groups[g].lanes.n)
             continue;
         const size_t bytes = saei_work_bytes(model, SAEI_STEER_ROWS);
         most = bytes > most ? bytes : most;
@@ -36,6 +37,7 @@ static size_t layout(scratch *s, const sae_plan *p, void *block)
     size_t total = 0;
     const size_t x = saei_reserve(&total, rows * d, sizeof(float)), xc = saei_reserve(&total, rows * d, sizeof(float));
     const size_t delta = saei_reserve(&total, d, sizeof(float)), dots = saei_reserve(&total, rows * (size_t)p->max_lanes, sizeof(float));
+    const size_t codes = saei_reserve(&total, (size_t)p->max_lanes, sizeof(float));
     const size_t z = saei_reserve(&total, rows * edits, sizeof(float)), scale = saei_reserve(&total, rows * edits, sizeof(float));
     const size_t coef = saei_reserve(&total, edits, sizeof(float)), ids = saei_reserve(&total, edits, sizeof(int32_t));
     const size_t work = saei_reserve(&total, 1, work_bytes(p));
@@ -45,6 +47,7 @@ static size_t layout(scratch *s, const sae_plan *p, void *block)
         s->xc = (float *)(void *)(at + xc);
         s->delta = (float *)(void *)(at + delta);
         s->dots = (float *)(void *)(at + dots);
+        s->codes = (float *)(void *)(at + codes);
         s->z = (float *)(void *)(at + z);
         s->scale = (float *)(void *)(at + scale);
         s->coef = (float *)(void *)(at + coef);
@@ -71,8 +74,8 @@ static void keep(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g
     }
 }
 
-/* Codes of a top-k model: the others decide, so each row is encoded in full. */
-static sae_status read_topk(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g, size_t n, const float *scales)
+/* Codes of a model whose features compete: the others decide, so each row is encoded in full. */
+static sae_status read_full(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g, size_t n, const float *scales)
 {
     const saei_group *group = p->groups + g;
     const size_t d = (size_t)p->d;
@@ -84,8 +87,8 @@ static sae_status read_topk(const sae_plan *p, scratch *s, const saei_slot *slot
         return SAE_E_HOST;
     for (size_t r = 0; r < n; r++) {
         for (size_t i = 0; i < group->lanes.n; i++)
-            s->dots[i] = saei_work_find(&work, group->model, r, group->lanes.features[i]);
-        keep(p, s, slot, g, r, s->dots, scales[r]);
+            s->codes[i] = saei_work_find(&work, group->model, r, group->lanes.features[i]);
+        keep(p, s, slot, g, r, s->codes, scales[r]);
     }
     return SAE_OK;
 }
@@ -105,15 +108,17 @@ static sae_status read_group(const sae_plan *p, scratch *s, const saei_slot *slo
     }
     if (group->model)
         x = s->xc;
-    if (group->model && group->model->parts.arch == SAE_TOPK && group->lanes.n)
-        return read_topk(p, s, slot, g, n, scales);
+    if (group->model && saei_selects(group->model) && group->lanes.n)
+        return read_full(p, s, slot, g, n, scales);
     if (group->lanes.n)
-        p->env->kernels->probe(s->dots, lanes, group->lanes.packed, group->lanes.groups, x, d, n, d);
+        saei_lanes_dots(&group->lanes, p->env->kernels, s->dots, lanes, x, d, n);
     for (size_t r = 0; r < n; r++) {
-        float *codes = s->dots + r * lanes;
-        for (size_t i = 0; group->model && i < group->lanes.n; i++)
-            codes[i] = saei_code(&group->lanes.act, i, codes[i], &bad);
-        keep(p, s, slot, g, r, codes, scales[r]);
+        const float *dots = s->dots + r * lanes;
+        for (size_t i = 0; i < group->lanes.n; i++) {
+            const float dot = dots[group->lanes.column[i]];
+            s->codes[i] = group->model ? saei_code(&group->lanes.act, i, dot, &bad) : dot;
+        }
+        keep(p, s, slot, g, r, s->codes, scales[r]);
     }
     return SAE_OK;
 }
@@ -229,6 +234,6 @@ sae_status sae_plan_apply(const sae_plan *plan, const sae_rows *rows, void *bloc
         status = steer_block(plan, &s, &r, first, r.n - first < BLOCK ? (int32_t)(r.n - first) : BLOCK);
     saei_fp_leave(mode);
     if (status)
-        return saei_fail(err, status, "the host's parallel-for failed while a top-k model's codes were computed");
+        return saei_fail(err, status, "the host's parallel-for failed while all codes of a row were computed, as a top-k needs");
     return saei_ok(err);
 }

@@ -46,6 +46,11 @@ static sae_status check_feature(const sae_edit *e, int64_t i, int32_t d, sae_err
     if (p->d_in != d || p->d_out != d)
         return saei_fail(err, SAE_E_SHAPE, "edits[%lld]: the model has d_in = %d and d_out = %d, the plan's rows have %d elements",
                          (long long)i, (int)p->d_in, (int)p->d_out, (int)d);
+    if (p->arch == SAE_TEMPORAL)
+        return saei_fail(err, SAE_E_UNSUPPORTED,
+                         "edits[%lld]: a temporal SAE's codes depend on the rows before, so that its features are no edits: "
+                         "read the decoder row and give it as a vector",
+                         (long long)i);
     if (e->feature < 0 || e->feature >= p->d_sae)
         return saei_fail(err, SAE_E_ARG, "edits[%lld]: feature = %d, this SAE has features 0 .. %d", (long long)i, (int)e->feature,
                          (int)p->d_sae - 1);
@@ -140,6 +145,13 @@ static void vector_direction(float *out, const sae_edit *e, size_t d)
         out[k] = e->op == SAE_ADD && e->unit == SAE_UNIT_RAW ? e->vector[k] : (float)((double)e->vector[k] / length);
 }
 
+/* A normaliser by element stretches what a feature writes; those by row stretch all of it, and wait for the row. */
+static void unnormalise_direction(float *direction, const saei_parts *p, size_t d)
+{
+    for (size_t k = 0; p->norm == SAE_NORM_AFFINE && !p->norm_in_only && k < d; k++)
+        direction[k] *= p->out_scale[k];
+}
+
 static sae_status add_edit(sae_plan *p, const sae_edit *e, int64_t i, int32_t group, int32_t lane, sae_error *err)
 {
     const size_t d = (size_t)p->d;
@@ -150,9 +162,10 @@ static sae_status add_edit(sae_plan *p, const sae_edit *e, int64_t i, int32_t gr
         vector_direction(direction, e, d);
     } else {
         sae_error inner = {0};
-        const sae_status status = saei_model_gather(direction, e->model, SAE_W_DEC, &e->feature, 1, &inner);
+        const sae_status status = saei_model_gather_dec(direction, e->model, e->feature, &inner);
         if (status)
             return saei_fail(err, status, "edits[%lld]: %s", (long long)i, inner.text);
+        unnormalise_direction(direction, &e->model->parts, d);
         const double length = sqrt(saei_square(direction, d));
         if (e->unit == SAE_UNIT_UNIT && length == 0.0)
             return saei_fail(err, SAE_E_ARG, "edits[%lld]: W_dec of feature %d has length 0, the unit needs a direction", (long long)i,
@@ -167,27 +180,22 @@ static sae_status add_edit(sae_plan *p, const sae_edit *e, int64_t i, int32_t gr
     return SAE_OK;
 }
 
-/* Packs the unit directions of the projection edits of a slot as lanes with an identity activation. */
+/* Packs the unit directions of the projection edits of a slot. */
 static sae_status vector_lanes(saei_lanes *l, const sae_plan *p, const saei_slot *slot, int32_t group, sae_error *err)
 {
     const saei_host *host = &p->env->host;
-    const size_t d = (size_t)p->d;
-    size_t columns_bytes = 0;
-    l->groups = (l->n + SAEI_LANES - 1) / SAEI_LANES;
-    saei_reserve(&l->packed_bytes, l->groups * SAEI_LANES, d * sizeof(float));
-    saei_reserve(&columns_bytes, l->n, d * sizeof(float));
-    l->packed = saei_alloc(host, l->packed_bytes);
-    float *columns = saei_alloc(host, columns_bytes);
-    if (!l->packed || !columns) {
-        saei_dealloc(host, columns, columns_bytes);
-        return saei_fail(err, SAE_E_NOMEM, "no memory to pack %zu vectors of %zu elements (%zu bytes)", l->n, d, l->packed_bytes);
-    }
+    const size_t d = (size_t)p->d, n = l->n;
+    size_t bytes = 0;
+    saei_reserve(&bytes, n, d * sizeof(float));
+    float *columns = saei_alloc(host, bytes);
+    if (!columns)
+        return saei_fail(err, SAE_E_NOMEM, "no memory to pack %zu vectors of %zu elements (%zu bytes)", n, d, bytes);
     for (int32_t i = slot->first_edit; i < slot->first_edit + slot->n_edits; i++)
         if (p->edits[i].group == group && p->edits[i].lane >= 0)
             memcpy(columns + (size_t)p->edits[i].lane * d, p->directions + (size_t)i * d, d * sizeof(float));
-    p->env->kernels->pack_lanes(l->packed, columns, l->n, d);
-    saei_dealloc(host, columns, columns_bytes);
-    return SAE_OK;
+    const sae_status status = saei_lanes_of_vectors(l, p->env, columns, n, d, err);
+    saei_dealloc(host, columns, bytes);
+    return status;
 }
 
 static sae_status feature_lanes(saei_group *g, const sae_edit *edits, int64_t n_edits, int32_t slot, size_t n, sae_error *err)

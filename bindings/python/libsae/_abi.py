@@ -64,6 +64,10 @@ SAE_W_ENC_BY_ROWS = 2
 SAE_W_DEC_BY_COLS = 4
 SAE_APPLY_B_DEC = 8
 SAE_RESCALE_BY_DECODER_NORM = 16
+SAE_KEEP_NEGATIVE = 32
+SAE_NORM_IN_ONLY = 64
+SAE_RETURN_UNSCALED = 128
+SAE_STOP_ON_REPEAT = 256
 SAE_TEXT_FORMAT = 1
 SAE_TEXT_FORMAT_VERSION = 2
 SAE_TEXT_ARCHITECTURE = 3
@@ -78,6 +82,7 @@ SAE_W_DEC = 2
 SAE_B_ENC = 3
 SAE_B_DEC = 4
 SAE_THRESHOLD = 5
+SAE_W_SKIP = 6
 SAE_PREPARE_ROWS = 1
 SAE_PREPARE_PANELS = 2
 SAE_PROBE_PRE = 1
@@ -200,6 +205,9 @@ class sae_weights(Structure):
         ("b_gate", c_void_p),  # const float *b_gate
         ("b_mag", c_void_p),  # const float *b_mag
         ("r_mag", c_void_p),  # const float *r_mag
+        ("w_skip", c_void_p),  # const void *w_skip
+        ("residual_threshold", c_float),  # float residual_threshold
+        ("norm_out_factor", c_float),  # float norm_out_factor
     )
 
 
@@ -217,6 +225,15 @@ class sae_info(Structure):
         ("apply_b_dec", c_int32),  # int32_t apply_b_dec
         ("rescale_by_decoder_norm", c_int32),  # int32_t rescale_by_decoder_norm
         ("norm_scaling_factor", c_float),  # float norm_scaling_factor
+        ("n_in", c_int32),  # int32_t n_in
+        ("n_out", c_int32),  # int32_t n_out
+        ("n_blocks", c_int32),  # int32_t n_blocks
+        ("has_skip", c_int32),  # int32_t has_skip
+        ("keeps_negative", c_int32),  # int32_t keeps_negative
+        ("norm_in_only", c_int32),  # int32_t norm_in_only
+        ("returns_unscaled", c_int32),  # int32_t returns_unscaled
+        ("stops_on_repeat", c_int32),  # int32_t stops_on_repeat
+        ("residual_threshold", c_float),  # float residual_threshold
     )
 
 
@@ -462,6 +479,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_encode_dense": (c_int32, c_void_p, c_void_p, c_int64, POINTER(sae_rows)),
     # sae_status sae_decode(sae_ctx *ctx, const sae_rows *y, const sae_codes *codes)
     "sae_decode": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_codes)),
+    # sae_status sae_forward(sae_ctx *ctx, const sae_rows *y, const sae_rows *x)
+    "sae_forward": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_rows)),
     # sae_status sae_measure(sae_ctx *ctx, float *error, double *fvu, const sae_rows *x, const sae_codes *codes)
     "sae_measure": (c_int32, c_void_p, c_void_p, c_void_p, POINTER(sae_rows), POINTER(sae_codes)),
     # sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *features, int64_t n_features,
