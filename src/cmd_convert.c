@@ -92,8 +92,9 @@ static void print(const job *j, const outcome *o)
                                j->verify ? json_boolean(o->same) : json_null()));
         return;
     }
-    printf("%s: %s, %s %d x %d, %s, %.1f MiB%s\n", j->out, o->format, sae_arch_name(o->info.arch), o->info.d_in, o->info.d_sae,
-           sae_dtype_name(o->info.w_enc_dtype), (double)o->memory.mapped_bytes / (1 << 20),
+    const double kib = (double)o->memory.mapped_bytes / 1024;
+    printf("%s: %s, %s %d x %d, %s, %.1f %s%s\n", j->out, o->format, sae_arch_name(o->info.arch), o->info.d_in, o->info.d_sae,
+           sae_dtype_name(o->info.w_enc_dtype), kib < 1024 ? kib : kib / 1024, kib < 1024 ? "KiB" : "MiB",
            !j->verify ? ""
            : o->same  ? ", verified: the fingerprints are the same"
                       : ", verified: sound, with rounded weights");

@@ -46,11 +46,28 @@ static void take_activation(labels *l, json_t *row)
     labels_join(l, row, id, &e);
 }
 
+/* What the site's API tells of a feature has its explanations in a list: the first is the label. */
+static void add_label(feature_line *line, const json_t *row)
+{
+    const char *label = json_string_value(member(json_array_get(member(row, "explanations"), 0), "description"));
+    if (!line->has_label && label != NULL) {
+        line->feature.label = label;
+        line->has_label = true;
+    }
+}
+
+/* Our own lines, which have their examples in a list, may be of several SAEs unless one is asked for: what was exported is imported. */
+static const char *source_of(const labels *l, const json_t *row)
+{
+    bool whole = l->source == NULL && json_is_array(member(row, "activations"));
+    return whole ? NULL : json_string_value(member(row, "layer"));
+}
+
 static void take_row(labels *l, json_t *row)
 {
     char why[WHY_BYTES];
     feature_line line;
-    if (!labels_wanted(l, json_string_value(member(row, "layer")))) {
+    if (!labels_wanted(l, source_of(l, row))) {
         return;
     }
     if (!is_explainer(l, row)) {
@@ -60,6 +77,7 @@ static void take_row(labels *l, json_t *row)
     } else if (!feature_line_read(&line, row, why)) {
         labels_fail(l, "%s", why);
     } else {
+        add_label(&line, row);
         labels_put(l, &line);
     }
 }

@@ -33,6 +33,9 @@ void labels_fail(const labels *l, const char *fmt, ...)
     va_start(rest, fmt);
     vsnprintf(why, sizeof why, fmt, rest);
     va_end(rest);
+    for (char *c = why; *c != '\0'; c++) { /* it may quote the file */
+        *c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
+    }
     sae_catalog_free(l->catalog);
     if (l->made) {
         unlink(l->path);

@@ -17,7 +17,6 @@ typedef struct reader {
     gzFile in;
     char *text;
     size_t begin, end, room;
-    bool ended;
 } reader;
 
 static gzFile open_file(const labels *l, const char *path)
@@ -36,11 +35,11 @@ static bool read_more(reader *r, const labels *l)
     if (r->end - r->begin >= most_text) {
         labels_fail(l, "it is longer than %zu bytes", most_text);
     }
-    if (r->room - r->end < CHUNK + 1) { /* a byte for the end of a text */
+    if (r->room - r->end < CHUNK) {
         memmove(r->text, r->text + r->begin, r->end - r->begin);
         r->end -= r->begin;
         r->begin = 0;
-        r->room = r->room - r->end < CHUNK + 1 ? 2 * r->room + CHUNK + 1 : r->room;
+        r->room = r->room - r->end < CHUNK ? 2 * r->room + CHUNK : r->room;
         r->text = retake(r->text, r->room, 1);
     }
     errno = 0;
@@ -53,37 +52,43 @@ static bool read_more(reader *r, const labels *l)
                                           : "the compressed file is damaged");
     }
     r->end += (size_t)n;
-    r->ended = n == 0;
-    return !r->ended;
+    return n > 0;
 }
 
-/* The next line, without blanks around it; false after the last. Lines of nothing are passed over. */
-static bool next_line(reader *r, labels *l, char **line, size_t *n)
+/* The line that begins at r->begin, whole in memory; false after the last. */
+static bool find_line(reader *r, const labels *l, char **line, size_t *n)
 {
     size_t seen = 0;
-    for (;;) {
-        char *end = r->end > r->begin + seen ? memchr(r->text + r->begin + seen, '\n', r->end - r->begin - seen) : NULL;
+    char *end = NULL;
+    do {
+        end = r->end - r->begin > seen ? memchr(r->text + r->begin + seen, '\n', r->end - r->begin - seen) : NULL;
         seen = r->end - r->begin;
-        if (end == NULL && !r->ended) {
-            read_more(r, l);
-            continue;
-        }
-        if (end == NULL && seen == 0) {
+    } while (end == NULL && read_more(r, l));
+    *line = r->text + r->begin;
+    *n = end != NULL ? (size_t)(end - *line) : seen;
+    r->begin += *n + (end != NULL);
+    return end != NULL || seen > 0;
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+/* The next line that is not blank, without blanks around it; false after the last. */
+static bool next_line(reader *r, labels *l, char **line, size_t *n)
+{
+    for (*n = 0; *n == 0;) {
+        if (!find_line(r, l, line, n)) {
             return false;
         }
         l->line++;
-        *line = r->text + r->begin;
-        *n = end != NULL ? (size_t)(end - *line) : seen;
-        r->begin += *n + (end != NULL ? 1 : 0);
-        for (; *n > 0 && strchr(" \t\r", **line) != NULL && **line != '\0'; (*line)++, (*n)--) {
+        for (; *n > 0 && is_blank((*line)[*n - 1]); (*n)--) {
         }
-        for (; *n > 0 && strchr(" \t\r", (*line)[*n - 1]) != NULL && (*line)[*n - 1] != '\0'; (*n)--) {
+        for (; *n > 0 && is_blank(**line); (*line)++, (*n)--) {
         }
-        if (*n > 0) {
-            return true;
-        }
-        seen = 0;
     }
+    return true;
 }
 
 /* Python writes NaN and Infinity, which are no JSON: null stands for them. NULL when there are none. */
@@ -178,7 +183,7 @@ void labels_read(labels *l, const char *path, bool found)
     l->file = path;
     l->line = l->values = 0;
     l->entry = -1;
-    reader r = {.in = open_file(l, path), .room = CHUNK + 1};
+    reader r = {.in = open_file(l, path), .room = CHUNK};
     r.text = take(r.room, 1);
     gzbuffer(r.in, CHUNK);
     const label_format *format = NULL;

@@ -275,6 +275,7 @@ static const struct {
      SAE_E_FORMAT,
      "takes 5000 bytes from byte 0 on, the directory"},
     {"versions.npz", {{ENTRIES, 0, 28, 2, 0}}, SAE_E_FORMAT, "the name of member 0 is not UTF-8"},
+    {"versions.npz", {{ENTRIES, 3, 28, 2, 23}}, SAE_E_FORMAT, "where member 3 is described"}, /* that leaves too little for the last */
     {"versions.npz", {{ENTRIES, 0, 46, 1, 0}}, SAE_E_FORMAT, "the name of member 0 is not UTF-8"},
     {"versions.npz", {{ENTRIES, 0, 46, 1, 0xff}}, SAE_E_FORMAT, "the name of member 0 is not UTF-8"},
     {"versions.npz", {{ENTRIES, 0, 46, 1, 'w'}}, SAE_E_FORMAT, "\"w1.npy\" is described in one way"},

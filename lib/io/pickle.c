@@ -48,6 +48,8 @@ const saei_pickle_global saei_pickle_globals[] = {
 /* Values that need no opcode of their own, at the front of every pickle's. */
 enum { MARK, NONE, FALSE, TRUE, SINGLE_VALUES };
 
+enum { LONGEST_INTEGER = 128 }; /* it is converted wherever it stands, and a memo can put it in many places */
+
 typedef struct parser {
     saei_pickle *out;
     const saei_host *host;
@@ -281,6 +283,8 @@ static sae_status do_long(parser *p, uint32_t arg)
     const sae_status status = take_counted(p, &value.as.at, &value.n, arg);
     if (status)
         return status;
+    if (value.n > LONGEST_INTEGER)
+        return damaged(p, "an integer has more than 128 bytes");
     if (value.n <= sizeof(int64_t)) {
         value.kind = SAEI_PICKLE_INT;
         value.as.integer = sign_extended(little_endian(p->text + value.as.at, value.n), value.n);
@@ -552,7 +556,7 @@ static bool is_storage(const parser *p, uint32_t id)
     const saei_pickle_global *class = saei_pickle_global_of(p->out, saei_pickle_at(p->out, id, 1));
     return saei_pickle_is(p->out, saei_pickle_at(p->out, id, 0), "storage") && class &&
            (class->role == SAEI_PICKLE_CLASS || class->role == SAEI_PICKLE_UNTYPED) && kind_of(p, key) == SAEI_PICKLE_STRING &&
-           kind_of(p, n) == SAEI_PICKLE_INT && p->out->v[n].as.integer >= 0 &&
+           p->out->v[key].n <= SAEI_PICKLE_KEY && kind_of(p, n) == SAEI_PICKLE_INT && p->out->v[n].as.integer >= 0 &&
            (v->n == 5 || kind_of(p, saei_pickle_at(p->out, id, 5)) == SAEI_PICKLE_NONE);
 }
 

@@ -5,7 +5,10 @@
 
 #include "io/tensors.h"
 
-enum { SAEI_PICKLE_MOST = 1 << 20 /* values in one pickle, and places in its containers */ };
+enum {
+    SAEI_PICKLE_MOST = 1 << 20, /* values in one pickle, and places in its containers */
+    SAEI_PICKLE_KEY = 64        /* bytes of a storage's key, at most */
+};
 
 /* What a global is for. */
 typedef enum saei_pickle_role {

@@ -200,7 +200,7 @@ static sae_status read_blocks(saei_source *s)
 {
     const saei_parts *p = s->parts;
     const int32_t *rows;
-    int32_t n, next = 0;
+    int32_t n, next = 0, read = 0;
     sae_status status = read_list(&rows, &n, s, "blocks", SAEI_SAE_BLOCK_COLUMNS);
     for (int32_t i = 0; i < n && !status; i++) {
         const int32_t *row = rows + (size_t)i * SAEI_SAE_BLOCK_COLUMNS;
@@ -210,9 +210,10 @@ static sae_status read_blocks(saei_source *s)
         if (row[0] != next || w.m.n > p->d_sae - next || row[1] < 0 || row[1] > p->d_in || w.m.d > p->d_in - row[1])
             return contradicts(s, "an encoder reads or covers what is not there");
         next += w.m.n;
+        read = row[1] + w.m.d > read ? row[1] + w.m.d : read;
         status = saei_add_block(s, row[0], row[1], &w);
     }
-    return status || next == p->d_sae ? status : contradicts(s, "the encoders do not cover all features");
+    return status || (next == p->d_sae && read == p->d_in) ? status : contradicts(s, "the encoders do not cover all features and elements");
 }
 
 /* Does segment b follow a? Those of the same features side by side, others behind them. */
@@ -234,7 +235,7 @@ static sae_status read_segments(saei_source *s)
 {
     saei_parts *p = s->parts;
     const int32_t *rows;
-    int32_t n;
+    int32_t n, written = 0;
     sae_status status = read_list(&rows, &n, s, "segments", SAEI_SAE_SEGMENT_COLUMNS);
     for (int32_t i = 0; i < n && !status; i++) {
         const int32_t *row = rows + (size_t)i * SAEI_SAE_SEGMENT_COLUMNS;
@@ -243,10 +244,11 @@ static sae_status read_segments(saei_source *s)
             return status;
         if (!segment_fits(&d, p) || (i ? !follows(&p->dec[i - 1], &d) : d.first != 0))
             return contradicts(s, "a decoder writes or covers what is not there");
+        written = d.out_first + d.w.m.d > written ? d.out_first + d.w.m.d : written;
         status = saei_add_segment(s, &d);
     }
-    if (!status && (!p->n_dec || p->dec[p->n_dec - 1].first + p->dec[p->n_dec - 1].n != p->d_sae))
-        status = contradicts(s, "the decoders do not cover all features");
+    if (!status && (!p->n_dec || p->dec[p->n_dec - 1].first + p->dec[p->n_dec - 1].n != p->d_sae || written != p->d_out))
+        status = contradicts(s, "the decoders do not cover all features and elements");
     return status;
 }
 

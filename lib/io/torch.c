@@ -12,7 +12,7 @@
 enum {
     DEPTH = 8,               /* dicts and lists inside the outermost */
     LONGEST_NAME = 1023,     /* of a tensor, with the names of the dicts around it */
-    MOST_STORAGES = 1 << 14, /* an archive's members are compared with each */
+    MOST_STORAGES = 1 << 12, /* an archive's members are compared with each */
     MOST_REPEATED = 1 << 24, /* elements of a tensor that repeats those of its storage */
     TEXT_AT_LEAST = 1 << 20, /* bytes of names and strings that any file may make us copy */
     FIRST_OPCODE = 0x80,     /* PROTO, of every pickle from protocol 2 on */
@@ -532,14 +532,14 @@ static sae_status find_zip_storages(reader *r, const saei_zip *zip, const saei_z
     for (uint32_t i = 0; i < r->n_storages; i++) {
         storage *s = &r->storages[i];
         const saei_pickle_value *key = key_of(&r->pickle, s->value);
-        char path[48];
+        char path[sizeof "data/" + SAEI_PICKLE_KEY];
         size_t wants = 0;
         sae_status status = described_bytes(&wants, r, s);
         if (status)
             return status;
-        const bool fits = key->n < sizeof path - sizeof "data/" && is_text(r->pickle.text + key->as.at, key->n);
-        snprintf(path, sizeof path, "data/%.*s", fits ? (int)key->n : 0, (const char *)r->pickle.text + key->as.at);
-        const saei_zip_member *member = fits ? find_member(zip, pickle, prefix, path) : NULL;
+        const bool named = is_text(r->pickle.text + key->as.at, key->n);
+        snprintf(path, sizeof path, "data/%.*s", (int)key->n, (const char *)r->pickle.text + key->as.at);
+        const saei_zip_member *member = named ? find_member(zip, pickle, prefix, path) : NULL;
         if (!member)
             return fail_storage(r, s->value, "is missing in the archive");
         if (member->bytes != wants)

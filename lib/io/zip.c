@@ -271,22 +271,24 @@ static sae_status read_local(saei_zip_member *m, const reader *r, const unsigned
     return SAE_OK;
 }
 
-/* Reads the entry at *at, and puts its name to *names; both move on. */
+/* Reads the entry at *at, and puts its name to *names; both move on. The directory always has the fixed part of this entry and of all behind
+ * it: what else it has is all that may vary in length, so the names fit in the room that was made. */
 static sae_status read_entry(saei_zip_member *m, const reader *r, size_t *at, char **names)
 {
     const unsigned char *entry = r->file->data + *at;
-    const size_t left = r->end - *at;
+    const uint32_t index = (uint32_t)(m - r->zip->members);
+    const size_t spare = r->end - *at - (size_t)(r->zip->n - index) * ENTRY;
+    const size_t name = u16(entry + 28), others = (size_t)u16(entry + 30) + u16(entry + 32);
     sae_status status;
-    if (left < ENTRY || u32(entry) != ENTRY_SIGN || (size_t)u16(entry + 28) + u16(entry + 30) + u16(entry + 32) > left - ENTRY)
+    if (u32(entry) != ENTRY_SIGN || name + others > spare)
         return saei_fail(r->err, SAE_E_FORMAT, "%s: the directory is damaged at byte %zu, where member %u is described", r->file_name, *at,
-                         (unsigned)(m - r->zip->members));
-    const size_t name = u16(entry + 28);
+                         (unsigned)index);
     *m = (saei_zip_member){.crc = u32(entry + 16), .deflated = u16(entry + 10) == DEFLATED};
     if ((status = read_name(m, r, *names, entry + ENTRY, name)) || (status = check_method(m, r, entry)) ||
         (status = read_sizes(m, r, entry)) || (status = read_local(m, r, entry)))
         return status;
     *names += name + 1;
-    *at += (size_t)ENTRY + name + u16(entry + 30) + u16(entry + 32);
+    *at += ENTRY + name + others;
     return SAE_OK;
 }
 

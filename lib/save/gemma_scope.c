@@ -41,6 +41,16 @@ static void seen(void *state, const void *data, size_t bytes)
 
 /* ---- members ---- */
 
+/* Whoever reads a file below a folder "embedding" takes its weights for scaled ones. */
+static bool below_embedding(const char *path)
+{
+    static const char folder[] = "embedding/";
+    for (const char *at = path; at; at = strchr(at, '/'), at += at != NULL)
+        if (strncmp(at, folder, sizeof folder - 1) == 0)
+            return true;
+    return false;
+}
+
 static sae_status check(const saei_save *s)
 {
     const saei_parts *p = s->parts;
@@ -56,6 +66,9 @@ static sae_status check(const saei_save *s)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "this SAE %s, which a Gemma Scope file cannot say: a .sae file keeps it", what);
     if (s->opt.dtype == SAE_BF16)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "a .npz file holds no bf16: choose f32, or f16");
+    if (below_embedding(s->path))
+        return saei_fail(s->err, SAE_E_UNSUPPORTED,
+                         "weights below a folder embedding are scaled by whoever reads them: choose another place than %s", s->path);
     return saei_save_plain(s, "a Gemma Scope file");
 }
 

@@ -213,6 +213,17 @@ static void add_attention(writer *w)
     add_rows(w, SAEI_SAE_ATTENTION, rows, (size_t)p->n_attention, SAEI_SAE_ATTENTION_COLUMNS);
 }
 
+static void add_biases(writer *w)
+{
+    const saei_parts *p = w->save->parts;
+    for (int32_t i = 0; i < p->n_attention; i++)
+        for (int32_t k = 0; k < SAEI_SAE_ATTENTION_COLUMNS / 2; k++) {
+            const saei_linear *l = linear_of(&p->attention[i], k);
+            add_vector(w, SAEI_SAE_BIAS, (uint32_t)(i * (SAEI_SAE_ATTENTION_COLUMNS / 2) + k), l->bias, l->w.m.n);
+        }
+}
+
+/* Without an affine normaliser, what a reader may have left of one means nothing. */
 static void add_vectors(writer *w)
 {
     const saei_parts *p = w->save->parts;
@@ -223,12 +234,9 @@ static void add_vectors(writer *w)
                {p->b_mag, p->d_sae},   {p->r_mag, p->d_sae},     {p->dec_scale, p->d_sae}, {p->in_shift, p->d_in},
                {p->in_scale, p->d_in}, {p->out_shift, p->d_out}, {p->out_scale, p->d_out}};
     for (uint32_t i = 0; i < sizeof all / sizeof *all; i++)
-        add_vector(w, SAEI_SAE_B_ENC + i, 0, all[i].v, all[i].n);
-    for (int32_t i = 0; i < p->n_attention; i++)
-        for (int32_t k = 0; k < SAEI_SAE_ATTENTION_COLUMNS / 2; k++) {
-            const saei_linear *l = linear_of(&p->attention[i], k);
-            add_vector(w, SAEI_SAE_BIAS, (uint32_t)(i * (SAEI_SAE_ATTENTION_COLUMNS / 2) + k), l->bias, l->w.m.n);
-        }
+        if (SAEI_SAE_B_ENC + i < SAEI_SAE_IN_SHIFT || p->norm == SAE_NORM_AFFINE)
+            add_vector(w, SAEI_SAE_B_ENC + i, 0, all[i].v, all[i].n);
+    add_biases(w);
 }
 
 /* In the order of the ids. */

@@ -79,6 +79,22 @@ tr -d '\n' <"$from/neuronpedia-explanations.json" >in/line.json
 ok "a download in one line" "$SAE" catalog import in/line.json list2 --sae "$model"
 ok "the same in one line" cmp <("$SAE" catalog export list) <("$SAE" catalog export list2)
 
+cat >in/api.json <<'END'
+{
+  "modelId": "gemma-2-2b", "layer": "12-gemmascope-res-16k", "index": "4", "frac_nonzero": 0.25,
+  "activations": [{"tokens": ["a", "b"], "values": [0, 2], "maxValueTokenIndex": 1}],
+  "explanations": [{"description": "the first"}, {"description": "the second"}]
+}
+END
+ok "a feature of the API" "$SAE" catalog import in/api.json api --sae "$model"
+holds "it has its first explanation" api "assert f[4]['description'] == 'the first' and len(f[4]['activations']) == 1 and f[4]['frac_nonzero'] == 0.25"
+printf '{"index": 1, "layer": "a", "activations": []}\n{"index": 2, "layer": "b", "activations": []}\n' >in/mixed.jsonl
+ok "lines of a catalog that is of two SAEs" "$SAE" catalog import in/mixed.jsonl mixed --sae "$model"
+report "those of one" 'assert j["imported"] == 1 and j["skipped"]["of another source"] == 1' \
+    "$SAE" catalog import in/mixed.jsonl mixed2 --sae "$model" --source b --json
+printf '{"index": 1, "layer": "a", "description": "x"}\n{"index": 2, "layer": "b", "description": "y"}\n' >in/mixed.jsonl
+refuses 1 "in/mixed.jsonl: line 2: this is of 'b', what came before of 'a'" catalog import in/mixed.jsonl out/cat --sae "$model"
+
 # ---- feature-circuits ----
 
 refuses 1 "line 3: this is of 'resid_0', what came before of 'embed': --source NAME takes those of one" \

@@ -23,6 +23,7 @@ from sae_lens.analysis.hooked_sae_transformer import HookedSAETransformer  # noq
 from sae_lens.evals import get_eval_everything_config, run_evals  # noqa: E402
 from sae_lens.training.activation_scaler import ActivationScaler  # noqa: E402
 from sae_lens.training.activations_store import ActivationsStore  # noqa: E402
+from test_saelens import INFERENCE, randomize, save_old  # noqa: E402
 from transformer_lens import HookedTransformerConfig  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting use_error_term:DeprecationWarning")
@@ -103,6 +104,19 @@ def test_attributes(name: str) -> None:
     assert metadata.get("no_such_thing", 3) == 3
 
 
+@pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "blocks.0.attn.hook_z"])
+def test_attributes_of_old_folders(tmp_path: Path, hook: str) -> None:
+    """Of sae-lens 3, which had other names and kept less."""
+    old = {"hook_point": hook, "hook_point_layer": 0, "hook_point_head_index": None, "normalize_activations": False}
+    save_old(tmp_path, randomize(INFERENCE["standard"]()), old)
+    theirs, ours = sae_lens.SAE.load_from_disk(str(tmp_path)), SAE.load_from_disk(tmp_path)
+    want = theirs.cfg.to_dict()
+    for name in ("sae_lens_version", "sae_lens_training_version", "neuronpedia_id"):  # what it gives those that have none
+        del want["metadata"][name]
+    assert ours.cfg.to_dict() == want
+    assert ours.hook_z_reshaping_mode == theirs.hook_z_reshaping_mode == hook.endswith("_z")
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_weights(name: str) -> None:
     theirs, ours = both(name)
@@ -149,10 +163,10 @@ def same_points(theirs: Any, ours: SAE, x: Any) -> None:
     assert set(got) == set(want)
     assert len(want) == 6
     for point in want:
-        alike(got[point], want[point])
+        alike(got[point], want[point], theirs.dtype)
 
 
-@pytest.mark.parametrize("name", F32)
+@pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
 def test_every_hook_point_shows_the_same(name: str) -> None:
     theirs, ours = both(name)
@@ -222,7 +236,7 @@ def test_dtype_is_that_of_results() -> None:
     assert ours.encode(torch.zeros(2, ours.cfg.d_in)).dtype == ours.W_dec.dtype == torch.bfloat16
     for sae in (ours.to(torch.float16), ours.half(), ours.to("cpu").to(dtype=torch.float16), ours.to(torch.zeros(1).half())):
         assert sae is ours
-        assert (ours.dtype, ours.cfg.dtype, ours.W_enc.dtype) == (torch.float16, "float16", torch.float16)
+        assert (ours.dtype, ours.cfg.dtype, ours.W_dec.dtype) == (torch.float16, "float16", torch.float16)
     with pytest.raises(libsae.ArgError, match="float64"):
         ours.double()
     assert ours.eval().training is False
@@ -260,6 +274,9 @@ def test_rows_are_scaled_back_as_they_were_scaled() -> None:
     ours.encode(torch.ones(2, ours.cfg.d_in))
     with pytest.raises(RuntimeError, match="3 rows are decoded after 2"):
         ours.decode(acts)
+    ours.decode(acts[:2])
+    with pytest.raises(RuntimeError, match="2 rows are decoded after 0"):  # once, as with sae-lens
+        ours.decode(acts[:2])
     heads = SAE.load_from_disk(GOLDEN / "standard_hook_z")
     with pytest.raises(RuntimeError, match="encode first"):
         heads.decode(torch.ones(3, heads.cfg.d_sae))
