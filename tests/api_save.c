@@ -144,6 +144,9 @@ static void ck_same_model(sae_model *a, sae_model *b)
 {
     const sae_info of_a = info_of(a), of_b = info_of(b);
     uint8_t print_a[16], print_b[16];
+    ck_assert(of_a.norm_in_only == of_b.norm_in_only && of_a.keeps_negative == of_b.keeps_negative && of_a.has_skip == of_b.has_skip);
+    ck_assert(of_a.stops_on_repeat == of_b.stops_on_repeat && of_a.residual_threshold == of_b.residual_threshold);
+    ck_assert(of_a.returns_unscaled == of_b.returns_unscaled && of_a.rescale_by_decoder_norm == of_b.rescale_by_decoder_norm);
     ck_assert(of_a.n_in == of_b.n_in && of_a.n_out == of_b.n_out && of_a.n_blocks == of_b.n_blocks && of_a.norm == of_b.norm);
     ck_assert(of_a.arch == of_b.arch && of_a.d_in == of_b.d_in && of_a.d_sae == of_b.d_sae && of_a.d_out == of_b.d_out);
     ck_assert(of_a.k == of_b.k && of_a.apply_b_dec == of_b.apply_b_dec && of_a.norm_scaling_factor == of_b.norm_scaling_factor);
@@ -289,6 +292,54 @@ START_TEST(one_model_gives_one_file)
         }
     sae_env_free(other);
     ck_assert_int_eq(atomic_load(&h.live_blocks), 0);
+}
+END_TEST
+
+/* Every flag and number of a model from memory is in our file; a SAELens folder has it or is refused. */
+START_TEST(every_kind_comes_back)
+{
+    const char skip = 0;
+    const sae_weights kinds[] = {
+        {.arch = SAE_JUMPRELU, .flags = SAE_KEEP_NEGATIVE | SAE_APPLY_B_DEC},
+        {.arch = SAE_JUMPRELU, .norm = SAE_NORM_LAYER, .flags = SAE_NORM_IN_ONLY},
+        {.arch = SAE_JUMPRELU, .norm = SAE_NORM_CONSTANT, .flags = SAE_NORM_IN_ONLY, .d_out = 19, .w_skip = &skip},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_SCALE, .norm_scaling_factor = 0.3f, .norm_out_factor = 7.0f, .w_skip = &skip},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_SCALE, .norm_scaling_factor = 1.0f},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_LAYER, .flags = SAE_APPLY_B_DEC},
+        {.arch = SAE_TOPK, .k = 5, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_APPLY_B_DEC},
+        {.arch = SAE_TOPK, .k = 5, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED},
+        {.arch = SAE_TOPK, .k = 60, .flags = SAE_KEEP_NEGATIVE},
+        {.arch = SAE_ABSTOPK, .k = 9},
+        {.arch = SAE_GROUPMAX, .k = 22},
+        {.arch = SAE_GATED, .flags = SAE_APPLY_B_DEC},
+        {.arch = SAE_MATCHING_PURSUIT, .k = 6, .residual_threshold = 0.7f, .flags = SAE_STOP_ON_REPEAT | SAE_APPLY_B_DEC},
+        {.arch = SAE_MATCHING_PURSUIT, .residual_threshold = 0.1f, .flags = SAE_APPLY_B_DEC}};
+    size_t as_folder = 0;
+    for (size_t i = 0; i < LENGTH(kinds); i++) {
+        sae_weights shape = kinds[i];
+        shape.dtype = (sae_dtype)(1 + i % 3);
+        shape.d_in = 20;
+        shape.d_sae = 66;
+        planted p;
+        planted_make(&p, shape, 9);
+        sae_model *m = planted_model(&p, env), *back;
+        ACCEPTED(sae_model_save(m, in_work("a.sae"), NULL, &err));
+        back = open_checked(in_work("a.sae"));
+        ck_same_model(m, back);
+        sae_model_free(back);
+        const sae_status status = sae_model_save(m, in_work("a"), NULL, &err);
+        ck_assert_msg(status == SAE_OK || status == SAE_E_UNSUPPORTED, "%s", err.text);
+        if (!status) {
+            as_folder++;
+            back = open_checked(in_work("a"));
+            ck_same_model(m, back);
+            sae_model_free(back);
+        }
+        sae_model_free(m);
+        planted_free(&p);
+        remove_all(work);
+    }
+    ck_assert_uint_eq(as_folder, 9);
 }
 END_TEST
 
@@ -780,6 +831,7 @@ int main(void)
     tcase_add_test(t, saelens_fixtures_come_back_to_the_bit);
     tcase_add_test(t, every_format_fits_our_file);
     tcase_add_test(t, one_model_gives_one_file);
+    tcase_add_test(t, every_kind_comes_back);
     tcase_add_test(t, large_matrices_are_put_in_order);
     tcase_add_test(t, the_layout_is_the_published_one);
     tcase_add_test(t, a_narrower_type_rounds_to_nearest_even);
