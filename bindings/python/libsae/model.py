@@ -445,6 +445,13 @@ class Sae:
                     "norm_scaling_factor": info.norm_scaling_factor,
                     "apply_b_dec_to_input": info.apply_b_dec == _abi.SAE_YES,
                     "rescale_by_decoder_norm": info.rescale_by_decoder_norm == _abi.SAE_YES,
+                    "n_in": info.n_in,
+                    "n_out": info.n_out,
+                    "n_blocks": info.n_blocks,
+                    "has_skip": info.has_skip == _abi.SAE_YES,
+                    "keeps_negative": info.keeps_negative == _abi.SAE_YES,
+                    "norm_in_only": info.norm_in_only == _abi.SAE_YES,
+                    "returns_unscaled": info.returns_unscaled == _abi.SAE_YES,
                     "warnings": tuple(lib.sae_model_warning(model, i).decode("utf-8", "replace") for i in range(count)),
                     "config": text(_abi.SAE_TEXT_CONFIG),
                 }
@@ -455,8 +462,9 @@ class Sae:
         """path, format, format_version, architecture, stored_architecture, model_name, hook_name, hook_name_out (where it
         writes, if that is another), catalog (that belongs to a .sae file), d_in, d_sae, d_out, k (0 unless top-k), dtype (of
         W_enc: "f32", "f16", "bf16"), w_enc_dtype, w_dec_dtype, normalize_activations, norm_scaling_factor,
-        apply_b_dec_to_input, rescale_by_decoder_norm, warnings (sentences), config (as it is stored). Texts that the file does
-        not have are ""."""
+        apply_b_dec_to_input, rescale_by_decoder_norm, n_in and n_out (hook points that a row consists of), n_blocks (encoders),
+        has_skip, keeps_negative (codes may be), norm_in_only, returns_unscaled, warnings (sentences), config (as it is stored).
+        Texts that the file does not have are ""."""
         return self._info
 
     @property
@@ -643,6 +651,19 @@ class Sae:
         with _Ctx(self._contexts) as ctx:
             _check(lib.sae_decode(ctx, byref(v.rows), byref(codes._struct())), ctx)
         return y
+
+    def forward(self, x: Rows, out: Rows | None = None) -> Any:
+        """The SAE's own output for rows x [n_rows][d_in], float32 [n_rows][d_out]: what their codes decode to, and what codes do not
+        carry: the skip connection of a transcoder, which reads the row itself, and what a temporal SAE predicts from the rows before
+        (all of x is one sequence then). `out` as in decode; it may be x where d_in = d_out. Calling the Sae does the same."""
+        n = arrays.rows(x, self._d_in, "x").rows.n_rows
+        y = np.empty((n, self._d_out), np.float32) if out is None else out
+        source, target = arrays.rows(x, self._d_in, "x"), arrays.rows(y, self._d_out, "out", writable=True)
+        with _Ctx(self._contexts) as ctx:
+            _check(lib.sae_forward(ctx, byref(target.rows), byref(source.rows)), ctx)
+        return y
+
+    __call__ = forward
 
     def measure(self, x: Rows, codes: Codes) -> Measure:
         """How well codes explain x [n_rows][d_out]: (error, fvu), the squared error of each row and the fraction of variance
