@@ -1,5 +1,5 @@
-/* Models of several blocks and segments: in all that can be asked of them they are the SAE of the dense matrices that have zeros where nothing is
- * read or written, to the bit. Made from canonical parts, as readers make them. */
+/* Models of several blocks and segments: in all that can be asked of them they are the SAE of the dense matrices that have zeros where
+ * nothing is read or written, to the bit. Made from canonical parts, as readers make them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
