@@ -86,7 +86,9 @@ SAE_API sae_status sae_probe_create(sae_probe **out, sae_model *model, const int
 SAE_API void sae_probe_free(sae_probe *probe);
 
 /* flags of sae_probe_run */
-enum { SAE_PROBE_PRE = 1 /* give the pre-activations h (gated: the gate's u + b_gate) instead of the codes */ };
+enum {
+    SAE_PROBE_PRE = 1 /* not the codes but what features are judged by: h; gated: the gate's u + b_gate; top-k by decoder norm: h * norm */
+};
 
 /* Codes of the probed features for x [n_rows][d_in]: out [n_rows][n_features] f32, bit-equal to what sae_encode publishes, 0 where
  * inactive. Where features compete (top-k, abs-top-k, groupmax, matching pursuit) each row is encoded in full; SAE_PROBE_PRE avoids that.
