@@ -3,7 +3,6 @@
  * evaluation, at thresholds and in ties too. Every instruction set of this machine, unprepared and prepared in every way. Sees only <sae.h>.
  * With --table it prints the table of docs/formats.md instead, in lines that begin with a bar. */
 #include <check.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,10 +10,9 @@
 
 #include <sae.h>
 
+#include "support/fixtures.h"
 #include "support/npy.h"
 #include "support/run.h"
-
-#define GOLDEN "tests/golden/"
 
 enum { MAX_ROWS = 16 };
 
@@ -46,7 +44,7 @@ typedef struct fixture {
 static npy load(const fixture *f, const char *file)
 {
     char path[400];
-    snprintf(path, sizeof path, GOLDEN "%s/%s", f->path, file);
+    snprintf(path, sizeof path, GOLDEN_FOLDER "%s/%s", f->path, file);
     const npy a = npy_read(path);
     ck_assert_msg(a.v != NULL, "cannot read %s", path);
     return a;
@@ -59,40 +57,14 @@ static void *memory(size_t n, size_t each)
     return p;
 }
 
-/* What no file of the checkpoint says: the layer of a set, a factor, k where only the name of the repository has it. */
-static void take_options(fixture *f)
-{
-    json_t *o = json_object_get(f->about, "options"), *layer = json_object_get(o, "layer"),
-           *factor = json_object_get(o, "norm_scaling_factor");
-    f->opt = (sae_open_options){.struct_size = sizeof f->opt};
-    if (layer) {
-        snprintf(f->layer, sizeof f->layer, "%d", (int)json_integer_value(layer));
-        f->opt.layer = f->layer;
-    }
-    if (factor)
-        f->opt.norm_scaling_factor = (float)json_number_value(factor);
-    if (strncmp(f->path, "qwen_scope/", strlen("qwen_scope/")) == 0)
-        f->opt.k = (int32_t)json_integer_value(json_object_get(o, "k"));
-}
-
-/* The folder that holds the files. */
-static void find_place(fixture *f)
-{
-    const char *file = json_string_value(json_array_get(json_object_get(f->about, "files"), 0)), *deeper = strstr(file, "checkpoints/");
-    const char *slash = strrchr(file, '/');
-    const size_t n = deeper ? (size_t)(deeper - file) : slash ? (size_t)(slash - file) : 0;
-    snprintf(f->open, sizeof f->open, GOLDEN "%s/%.*s", f->path, (int)n, file);
-}
-
 static void begin(fixture *f, size_t index, const char *answers)
 {
-    char file[400];
-    *f = (fixture){.path = json_string_value(json_object_get(json_array_get(list, index), "path"))};
-    snprintf(file, sizeof file, GOLDEN "%s/fixture.json", f->path);
-    f->about = json_load_file(file, 0, NULL);
-    ck_assert_msg(f->about != NULL, "cannot read %s", file);
-    take_options(f);
-    find_place(f);
+    char file[256];
+    *f = (fixture){.path = fixture_path(list, index)};
+    f->about = fixture_about(f->path);
+    ck_assert_msg(f->about != NULL, "cannot read the fixture.json of %s", f->path);
+    f->opt = fixture_options(f->path, f->about, f->layer);
+    snprintf(f->open, sizeof f->open, GOLDEN_FOLDER "%s/%s", f->path, fixture_place(file, f->about));
     const npy x = load(f, "x.npy");
     snprintf(file, sizeof file, "z%s.npy", answers);
     f->z = load(f, file);
@@ -251,7 +223,7 @@ START_TEST(named_file_agrees)
     const char *file = json_string_value(json_array_get(files, json_array_size(files) - 1));
     if (json_array_size(files) == 1) {
         sae_env *env = env_of(SAE_ISA_AUTO);
-        snprintf(f.open, sizeof f.open, GOLDEN "%s/%s", f.path, file);
+        snprintf(f.open, sizeof f.open, GOLDEN_FOLDER "%s/%s", f.path, file);
         open_and_run(&f, env, 0);
         sae_env_free(env);
     }
@@ -265,7 +237,7 @@ START_TEST(unscaled_agrees)
     static const char *const names[] = {"saelens/jumprelu_expected_average_only_in", "saelens/standard_expected_average_only_in"};
     fixture f;
     size_t index = 0;
-    while (strcmp(json_string_value(json_object_get(json_array_get(list, index), "path")), names[_i]) != 0)
+    while (strcmp(fixture_path(list, index), names[_i]) != 0)
         index++;
     sae_env *env = env_of(SAE_ISA_AUTO);
     begin(&f, index, "_unscaled");
@@ -298,8 +270,7 @@ END_TEST
 
 int main(int argc, char **argv)
 {
-    json_t *all = json_load_file(GOLDEN "golden.json", 0, NULL);
-    list = json_object_get(all, "fixtures");
+    list = fixtures_list();
     const int n = (int)json_array_size(list);
     Suite *suite = suite_create("golden");
     TCase *tc = tcase_create("golden");
