@@ -480,6 +480,8 @@ START_TEST(writes_that_fail)
             }
             if (!reached)
                 break;
+            const bool for_good = ways[w] == EIO || ways[w] == ENOSPC;
+            ck_assert_msg(status || !for_good, "call %ld failed and nobody said so", n);
             ck_assert_int_lt(n, 100);
         }
         ck_assert(ways[w] == EIO || ways[w] == ENOSPC ? failed > 5 : failed <= 1); /* an fsync is not tried again */
