@@ -12,6 +12,7 @@ PRODUCTS = ("gemm", "linear")  # a lane runs them once for each layout of the we
 LINEAR = ((768, 768), (2304, 9216), (128, 352))  # linear layers, as an engine has them: GPT-2's, Gemma 2 2B's, a toy's
 LINEAR_BATCHES = (1, 2, 4, 8, 16, 64, 512)
 SPARSE = (2304, 131072)  # 2.4 GB of f32
+HUGE = (4096, 73728)  # 2.4 GB as well
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The bench's Python peers. `peer_worker.py PEER` speaks the line protocol of worker.h on stdin and stdout;
-`peer_worker.py PEER first-code FOLDER` opens an SAE, encodes one row, prints the first code and ends.
+`peer_worker.py PEER first-code PATH ROWS FORMAT` opens an SAE, encodes one row, prints the first code and ends.
 
 Every peer does what its user would write for it, with the fastest of its own ways that was found, results going to arrays made
 beforehand where the library allows it.
@@ -71,7 +71,7 @@ class Peer:
         found: tuple[Run, float] = method(case)
         return found
 
-    def first_code(self, folder: str) -> str:
+    def first_code(self, path: str, rows: str, kind: str) -> str:
         raise Refused("no first code")
 
 
@@ -200,10 +200,10 @@ class Numpy(Peer):
 
         return run, float(k)
 
-    def first_code(self, folder: str) -> str:
+    def first_code(self, path: str, rows: str, kind: str) -> str:
         np = self.np
-        w = read_tensors(folder)
-        x = np.fromfile(Path(folder, "rows.f32"), np.float32, w["W_enc"].shape[0])
+        w = read_tensors(path)
+        x = np.fromfile(rows, np.float32, w["W_enc"].shape[0])
         h = x @ w["W_enc"] + w["b_enc"]
         i = int(np.argmax(h > w["threshold"]))
         return f"{i} {h[i]:g}"
@@ -398,11 +398,30 @@ class SaeLens(Torch):
 
         return run, float(n * len(ids))
 
-    def first_code(self, folder: str) -> str:
+    def load(self, path: str, kind: str) -> Any:
+        """As its users load it. The readers of other formats ask the Hub for files: they get the local ones."""
+        readers = {
+            "gemma_scope": ("gemma_2_sae_huggingface_loader", "2b-res", "layer_0/width_16k"),
+            "dictionary_learning": ("dictionary_learning_sae_huggingface_loader_1", "", "."),
+        }
+        if kind not in readers:
+            return self.sae_lens.SAE.load_from_disk(path, device="cpu", dtype="float32")  # the default of from_pretrained
+        from sae_lens.loading import pretrained_sae_loaders as loaders
+
+        name, repo, within = readers[kind]
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        loaders.hf_hub_download = lambda *_, filename, **__: str(folder / Path(filename).name)
+
+        def converter(_: object, device: str, cfg_overrides: Any) -> Any:
+            return getattr(loaders, name)(repo, within, device, cfg_overrides=cfg_overrides)[:2]
+
+        return self.sae_lens.SAE.load_from_disk(path, device="cpu", converter=converter)
+
+    def first_code(self, path: str, rows: str, kind: str) -> str:
         import numpy as np
 
-        sae = self.sae_lens.SAE.load_from_disk(folder, device="cpu")
-        x = self.torch.from_numpy(np.fromfile(Path(folder, "rows.f32"), np.float32, sae.cfg.d_in))
+        sae = self.load(path, kind)
+        x = self.torch.from_numpy(np.fromfile(rows, np.float32, sae.cfg.d_in))
         acts = sae.encode(x[None])[0]
         i = int(self.torch.nonzero(acts)[0])
         return f"{i} {float(acts[i]):g}"
@@ -532,7 +551,7 @@ def main() -> int:
     try:
         peer = PEERS[sys.argv[1]]()
         if sys.argv[2:3] == ["first-code"]:
-            out.write(peer.first_code(sys.argv[3]) + "\n")
+            out.write(peer.first_code(*sys.argv[3:6]) + "\n")
             out.flush()
             out.write(f"{status_kib('VmHWM')}\n")
             out.flush()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 
-VERSION = "1"  # of what is below: a folder made by another version is made anew
+VERSION = "2"  # of what is below: a folder made by another version is made anew
 MAX_BATCH = 512
 ACTIVE = 64
 MAX_FEATURES = 16
@@ -41,14 +41,14 @@ def config(d_in: int, d_sae: int) -> dict[str, object]:
     }
 
 
-def header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """A safetensors header for f32 tensors laid end to end, and where each begins and ends in the file."""
+def header(shapes: dict[str, tuple[int, ...]], dtype: str = "F32") -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """A safetensors header for tensors laid end to end, and where each begins and ends in the file."""
     at = 0
     entries: dict[str, object] = {}
     spans: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape))
-        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        size = {"F32": 4, "BF16": 2}[dtype] * int(np.prod(shape))
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         spans[name] = (at, at + size)
         at += size
     text = json.dumps(entries).encode()
@@ -105,14 +105,24 @@ def write(folder: Path, d_in: int, d_sae: int, seed: int) -> None:
 
 
 def write_sparse(folder: Path, d_in: int, d_sae: int) -> None:
-    """An SAE of zeros that takes no room on the disk: for what is done to files too large to read."""
+    """An SAE of zeros that takes little room on the disk: for what is done to files too large to read. The first feature to probe has
+    weights, all alike, as have its rows: those blocks of the file are there."""
     head, spans = header(shapes(d_in, d_sae))
+    features = (np.arange(MAX_FEATURES) * (d_sae // MAX_FEATURES) + 7).astype(np.int32)
+    weight = np.full(d_in, d_in**-0.5, np.float32)
     with open(folder / "sae_weights.safetensors", "wb") as f:
         f.write(head)
         f.truncate(max(end for _, end in spans.values()))
+        f.seek(spans["W_dec"][0] + 4 * d_in * int(features[0]))
+        f.write(weight.data)
+        for k in range(d_in):  # W_enc is [d_in][d_sae]: a column is spread over all of it
+            f.seek(spans["W_enc"][0] + 4 * (d_sae * k + int(features[0])))
+            f.write(weight[k : k + 1].data)
+        f.flush()
+        os.fsync(f.fileno())  # only what is on the disk can be forgotten
     (folder / "cfg.json").write_text(json.dumps(config(d_in, d_sae), indent=1))
-    np.zeros((MAX_BATCH, d_in), np.float32).tofile(folder / "rows.f32")
-    (np.arange(MAX_FEATURES) * (d_sae // MAX_FEATURES) + 7).astype(np.int32).tofile(folder / "features.i32")
+    np.ones((MAX_BATCH, d_in), np.float32).tofile(folder / "rows.f32")
+    features.tofile(folder / "features.i32")
 
 
 def make(root: Path, d_in: int, d_sae: int, sparse: bool = False) -> Path:

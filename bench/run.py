@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Any
 import cases
 import compiled
 import lanes as lanes_of
+import opening
 import planted
 import report
 from cases import Group
@@ -79,14 +79,17 @@ class Bench:
         self.ceilings: list[Row] = []
         self.faults: list[str] = []
         self.workers: list[Worker] = []
+        self.missing: list[str] = []
         self.folder = ""
+        ecosystem = args.ecosystem or self.build / "venv-ecosystem" / "bin" / "python"
+        self.ecosystem = str(ecosystem) if Path(ecosystem).exists() else None
         self.n_cores = len(os.sched_getaffinity(0))
         self.load_before = round(os.getloadavg()[0], 2)
 
     # ---- workers ----
 
-    def start(self, made: dict[str, Path], has_blis: bool, ecosystem: str | None) -> None:
-        found, missing = lanes_of.find_lanes(made, has_blis, ecosystem)
+    def start(self, made: dict[str, Path], has_blis: bool) -> None:
+        found, missing = lanes_of.find_lanes(made, has_blis, self.ecosystem)
         for line in missing:
             self.progress.note(f"skipped: {line}")
         self.missing = missing
@@ -237,36 +240,6 @@ class Bench:
 
     # ---- cases with a process of their own ----
 
-    def run_open(self, made: dict[str, Path]) -> None:
-        """From starting a process to its first code; the file is in the page cache."""
-        d_in, d_sae = cases.WIDE
-        folder = str(planted.make(self.build / "bench-data", d_in, d_sae))
-        commands: dict[str, tuple[str, ...]] = {"libsae": (str(made["first_code"]), folder)}
-        versions: dict[str, Worker] = {}
-        for w in self.workers:
-            versions.setdefault(w.lane.impl, w)
-            if w.lane.impl in ("saelens", "numpy"):
-                commands[w.lane.impl] = (*w.lane.argv, "first-code", folder)
-        times: dict[str, list[float]] = {impl: [] for impl in commands}
-        rss: dict[str, float] = {}
-        first: dict[str, str] = {}
-        for _ in range(1 if self.args.quick else 4):
-            for impl, argv in commands.items():
-                for _ in range(5 if impl == "libsae" else 1):
-                    self.progress.within(f"open {d_in}x{d_sae}: {impl}")
-                    ms, code, kib = start_to_first_line(argv)
-                    if not code:
-                        self.fault(f"open: {impl} printed no code")
-                        break
-                    times[impl].append(ms)
-                    first[impl] = code.split()[0]
-                    rss[impl] = kib / 1024
-        if len(set(first.values())) > 1:
-            self.fault(f"open: the first codes differ: {first}")
-        for impl, ms_of in times.items():
-            if ms_of:
-                self.rows.append(self.plain_row("open", d_in, d_sae, 1, versions[impl], ms_of, rss[impl]))
-
     def run_probe_create(self, made: dict[str, Path]) -> None:
         """One feature out of a file of 2.4 GB that is not in the page cache; rss_mib is what creating the probe added at its peak."""
         d_in, d_sae = cases.SPARSE
@@ -311,8 +284,7 @@ class Bench:
     def run(self) -> int:
         chosen = set(self.args.cases)
         made, has_blis = compiled.compile_all(self.build)
-        ecosystem = self.args.ecosystem or self.build / "venv-ecosystem" / "bin" / "python"
-        self.start(made, has_blis, str(ecosystem) if Path(ecosystem).exists() else None)
+        self.start(made, has_blis)
         try:
             self.run_ceilings()
             todo = cases.groups(self.n_cores, chosen, self.args.quick)
@@ -321,7 +293,9 @@ class Bench:
                 self.run_group(group)
             if "open" in chosen:
                 self.progress.step("open")
-                self.run_open(made)
+                opening.run(self, made["first_code"], *cases.WIDE)
+                self.progress.step("open, one feature of a large file")
+                opening.run_huge(self, made["first_code"], *cases.HUGE)
             if "probe" in chosen:
                 self.progress.step("probe, created from a large file")
                 self.run_probe_create(made)
@@ -340,18 +314,6 @@ class Bench:
         self.progress.note(report.summary(result))
         self.progress.note(f"{self.out} and {table} written after {machine['seconds']} s")
         return 1 if self.faults else 0
-
-
-def start_to_first_line(argv: tuple[str, ...]) -> tuple[float, str, int]:
-    """Milliseconds until a program's first line, that line, and the number of KiB that its second line gives."""
-    env = {k: v for k, v in os.environ.items() if k not in lanes_of.STEERING}
-    start = time.perf_counter()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
-        assert process.stdout
-        line = process.stdout.readline().strip()
-        ms = (time.perf_counter() - start) * 1e3
-        second = process.stdout.readline().strip()
-    return ms, "" if line.startswith("no ") else line, int(second or 0)
 
 
 def machine_facts() -> Row:

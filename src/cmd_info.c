@@ -115,10 +115,10 @@ static int notes_of(char notes[NOTES][NOTE], const session *s, const facts *f)
     const float factor = s->info.norm_scaling_factor;
     int n = 0;
     if (f->nonfinite > 0) {
-        snprintf(notes[n++], NOTE, "%lld features have weights that are not finite", (long long)f->nonfinite);
+        snprintf(notes[n++], NOTE, "%lld feature%s with weights that are not finite", (long long)f->nonfinite, f->nonfinite > 1 ? "s" : "");
     }
     if (f->dead > 0) {
-        snprintf(notes[n++], NOTE, "%lld features are dead: their encoder or decoder row is zero", (long long)f->dead);
+        snprintf(notes[n++], NOTE, "%lld dead feature%s: the encoder or decoder row is zero", (long long)f->dead, f->dead > 1 ? "s" : "");
     }
     if (d.min < 0.99 || d.max > 1.01) {
         snprintf(notes[n++], NOTE, "decoder rows are not of unit norm: a code says how much a feature writes only times its norm");

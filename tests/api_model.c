@@ -52,7 +52,7 @@ typedef struct defect {
 
 static const defect defects[] = {
     {SAE_E_ARG, "arch = 0|SAE_STANDARD", SAE_STANDARD, ZERO(arch)},
-    {SAE_E_ARG, "arch = 5", SAE_STANDARD, .change = {.arch = 5}},
+    {SAE_E_ARG, "arch = 8|SAE_MATCHING_PURSUIT", SAE_STANDARD, .change = {.arch = SAE_TEMPORAL}},
     {SAE_E_ARG, "arch = -1", SAE_STANDARD, .change = {.arch = -1}},
     {SAE_E_ARG, "dtype = 0", SAE_STANDARD, ZERO(dtype)},
     {SAE_E_ARG, "dtype = 4", SAE_STANDARD, .change = {.dtype = 4}},
@@ -64,6 +64,10 @@ static const defect defects[] = {
     {SAE_E_ARG, "norm_scaling_factor = inf", SAE_STANDARD, .change = {.norm = SAE_NORM_SCALE, .norm_scaling_factor = INFINITY}},
     {SAE_E_ARG, "norm_scaling_factor|nan", SAE_STANDARD, .change = {.norm = SAE_NORM_SCALE, .norm_scaling_factor = NAN}},
     {SAE_E_ARG, "SAE_RESCALE_BY_DECODER_NORM|jumprelu", SAE_JUMPRELU, .change = {.flags = SAE_RESCALE_BY_DECODER_NORM}},
+    {SAE_E_ARG, "SAE_RETURN_UNSCALED|SAE_RESCALE_BY_DECODER_NORM", SAE_TOPK, .change = {.flags = SAE_RETURN_UNSCALED}},
+    {SAE_E_ARG, "SAE_KEEP_NEGATIVE|gated", SAE_GATED, .change = {.flags = SAE_KEEP_NEGATIVE}},
+    {SAE_E_ARG, "SAE_KEEP_NEGATIVE|standard", SAE_STANDARD, .change = {.flags = SAE_KEEP_NEGATIVE}},
+    {SAE_E_ARG, "SAE_STOP_ON_REPEAT|topk", SAE_TOPK, .change = {.flags = SAE_STOP_ON_REPEAT}},
     {SAE_E_ARG, "w_enc is NULL", SAE_STANDARD, ZERO(w_enc)},
     {SAE_E_ARG, "w_dec is NULL", SAE_STANDARD, ZERO(w_dec)},
     {SAE_E_ARG, "threshold is NULL|jumprelu", SAE_JUMPRELU, ZERO(threshold)},
@@ -77,7 +81,12 @@ static const defect defects[] = {
     {SAE_E_SHAPE, "k = 0|50", SAE_TOPK, ZERO(k)},
     {SAE_E_SHAPE, "k = -1", SAE_TOPK, .change = {.k = -1}},
     {SAE_E_SHAPE, "k = 51|50", SAE_TOPK, .change = {.k = 51}},
+    {SAE_E_SHAPE, "k = 51|abstopk|50", SAE_ABSTOPK, .change = {.k = 51}},
+    {SAE_E_SHAPE, "k = 0|groupmax|50", SAE_GROUPMAX, ZERO(k)},
+    {SAE_E_SHAPE, "k = 7|50", SAE_GROUPMAX, .change = {.k = 7}},
+    {SAE_E_SHAPE, "k = -1|matching pursuit", SAE_MATCHING_PURSUIT, .change = {.k = -1}},
     {SAE_E_SHAPE, "d_out = 13|d_in = 12", SAE_STANDARD, .change = {.flags = SAE_APPLY_B_DEC, .d_out = 13}},
+    {SAE_E_SHAPE, "d_out = 13|d_in = 12", SAE_MATCHING_PURSUIT, .change = {.d_out = 13}},
     {SAE_E_SHAPE, "2147483647", SAE_STANDARD, .change = {.d_in = INT32_MAX, .d_sae = INT32_MAX}},
 };
 
@@ -106,6 +115,26 @@ START_TEST(create_refuses)
     REFUSED(d->status, d->words, sae_model_create(&model, env, &w, &err));
     ck_assert_ptr_null(model);
     ck_assert_int_eq(atomic_load(&counted.live_blocks), live);
+    planted_free(&p);
+}
+END_TEST
+
+/* The numbers after the pointers. */
+START_TEST(create_refuses_factors)
+{
+    static const float bad[] = {-1.0f, NAN, INFINITY};
+    planted p = plant(SAE_MATCHING_PURSUIT);
+    sae_model *model;
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        sae_weights w = p.weights;
+        w.residual_threshold = bad[i];
+        REFUSED(SAE_E_ARG, "residual_threshold", sae_model_create(&model, env, &w, &err));
+        w = p.weights;
+        w.norm = SAE_NORM_SCALE;
+        w.norm_scaling_factor = 2.0f;
+        w.norm_out_factor = bad[i];
+        REFUSED(SAE_E_ARG, "norm_out_factor|norm_scaling_factor", sae_model_create(&model, env, &w, &err));
+    }
     planted_free(&p);
 }
 END_TEST
@@ -192,6 +221,8 @@ START_TEST(infos)
     ck_assert(i.struct_size == sizeof i && i.arch == SAE_TOPK && i.norm == SAE_NORM_SCALE && i.w_enc_dtype == SAE_BF16 &&
               i.w_dec_dtype == SAE_BF16 && i.d_in == 12 && i.d_sae == 50 && i.d_out == 20 && i.k == 5 && i.apply_b_dec == SAE_NO &&
               i.rescale_by_decoder_norm == SAE_YES && i.norm_scaling_factor == 0.25f);
+    ck_assert(i.n_in == 1 && i.n_out == 1 && i.n_blocks == 1 && i.has_skip == SAE_NO && i.keeps_negative == SAE_NO &&
+              i.norm_in_only == SAE_NO && i.returns_unscaled == SAE_NO && i.stops_on_repeat == SAE_NO && i.residual_threshold == 0.0f);
     ck_assert_int_eq(sae_model_info(NULL, &i), SAE_E_ARG);
     ck_assert_int_eq(sae_model_info(model, NULL), SAE_E_ARG);
     for (size_t bytes = 0; bytes <= sizeof i + 8; bytes++) { /* a smaller struct gets its part and not a byte more */
@@ -211,6 +242,43 @@ START_TEST(infos)
     ck_assert_int_eq(sae_model_info(model, &i), SAE_OK);
     ck_assert(i.k == 0 && i.apply_b_dec == SAE_YES && i.rescale_by_decoder_norm == SAE_NO && i.norm_scaling_factor == 1.0f &&
               i.d_out == 12);
+    sae_model_free(model);
+    planted_free(&p);
+}
+END_TEST
+
+/* What the first four architectures do not have. */
+START_TEST(infos_of_others)
+{
+    sae_weights w = shape(SAE_MATCHING_PURSUIT);
+    planted p;
+    float row[12];
+    sae_info i = {.struct_size = sizeof i};
+    w.flags = SAE_STOP_ON_REPEAT | SAE_NORM_IN_ONLY;
+    w.k = 0;
+    w.residual_threshold = 0.25f;
+    w.w_skip = &err;
+    planted_make(&p, w, 1);
+    sae_model *model = planted_model(&p, env);
+    ck_assert_int_eq(sae_model_info(model, &i), SAE_OK);
+    ck_assert(i.k == 12 && i.has_skip == SAE_YES && i.norm_in_only == SAE_YES && i.stops_on_repeat == SAE_YES &&
+              i.residual_threshold == 0.25f);
+    for (int64_t o = 0; o < 12; o++) {
+        ACCEPTED(sae_model_read(model, SAE_W_SKIP, o, 1, row, &err));
+        ck_assert_mem_eq(row, p.skip + o * 12, sizeof row);
+    }
+    REFUSED(SAE_E_ARG, "12", sae_model_read(model, SAE_W_SKIP, 12, 1, row, &err));
+    sae_model_free(model);
+    planted_free(&p);
+    w = shape(SAE_TOPK);
+    w.flags = SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED | SAE_KEEP_NEGATIVE;
+    planted_make(&p, w, 1);
+    model = planted_model(&p, env);
+    ck_assert_int_eq(sae_model_info(model, &i), SAE_OK);
+    ck_assert(i.returns_unscaled == SAE_YES && i.keeps_negative == SAE_YES && i.has_skip == SAE_NO);
+    ACCEPTED(sae_model_read(model, SAE_W_SKIP, 11, 1, row, &err)); /* absent is zero */
+    for (int k = 0; k < 12; k++)
+        ck_assert_float_eq(row[k], 0.0f);
     sae_model_free(model);
     planted_free(&p);
 }
@@ -379,7 +447,7 @@ START_TEST(read_refuses)
     REFUSED(SAE_E_ARG, "model is NULL", sae_model_read(NULL, SAE_W_ENC, 0, 1, out, &err));
     REFUSED(SAE_E_ARG, "out is NULL", sae_model_read(model, SAE_W_ENC, 0, 1, NULL, &err));
     REFUSED(SAE_E_ARG, "tensor = 0", sae_model_read(model, 0, 0, 1, out, &err));
-    REFUSED(SAE_E_ARG, "tensor = 6", sae_model_read(model, 6, 0, 1, out, &err));
+    REFUSED(SAE_E_ARG, "tensor = 7", sae_model_read(model, 7, 0, 1, out, &err));
     REFUSED(SAE_E_ARG, "50", sae_model_read(model, SAE_W_ENC, 50, 1, out, &err));
     REFUSED(SAE_E_ARG, "50", sae_model_read(model, SAE_W_ENC, -1, 1, out, &err));
     REFUSED(SAE_E_ARG, "50", sae_model_read(model, SAE_W_ENC, 0, 51, out, &err));
@@ -673,10 +741,12 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, create_refuses, 0, LENGTH(defects));
+    tcase_add_test(tc, create_refuses_factors);
     tcase_add_test(tc, create_arguments);
     tcase_add_test(tc, create_without_memory);
     tcase_add_test(tc, create_borrows);
     tcase_add_test(tc, infos);
+    tcase_add_test(tc, infos_of_others);
     tcase_add_test(tc, texts);
     tcase_add_test(tc, prepare);
     tcase_add_test(tc, read_tensors);

@@ -115,27 +115,24 @@ static sae_info info_of(const sae_model *m)
     return info;
 }
 
-/* Codes of some rows, dense; NULL where this library does not encode the architecture. */
-static float *codes_of_rows(sae_model *m)
+enum { ROWS = 7 };
+
+/* Codes [ROWS][d_sae] and output [ROWS][d_out] of some rows. */
+static float *answers_of(sae_model *m)
 {
-    enum { ROWS = 7 };
     const sae_info info = info_of(m);
     const size_t d = (size_t)info.d_in, n = (size_t)info.d_sae;
-    float *x = malloc(ROWS * d * sizeof *x), *f = calloc(ROWS * n, sizeof *f);
+    float *x = malloc(ROWS * d * sizeof *x), *f = calloc(ROWS * (n + (size_t)info.d_out), sizeof *f);
     rng r = {11};
     for (size_t i = 0; i < ROWS * d; i++)
         x[i] = (float)rng_between(&r, -3, 3);
-    sae_ctx *ctx;
-    const sae_rows rows = rows_plain(x, ROWS, info.d_in);
-    const sae_status made = sae_ctx_create(&ctx, m, NULL, &err);
-    const sae_status status = made ? made : sae_encode_dense(ctx, f, 0, &rows);
-    ck_assert_msg(status == SAE_OK || status == SAE_E_UNSUPPORTED, "%s", made ? err.text : sae_ctx_error(ctx));
+    sae_ctx *ctx = ctx_make(m, 0);
+    const sae_rows rows = rows_plain(x, ROWS, info.d_in), y = rows_plain(f + ROWS * n, ROWS, info.d_out);
+    CTX_ACCEPTED(ctx, sae_encode_dense(ctx, f, 0, &rows));
+    CTX_ACCEPTED(ctx, sae_forward(ctx, &y, &rows));
     sae_ctx_free(ctx);
     free(x);
-    if (!status)
-        return f;
-    free(f);
-    return NULL;
+    return f;
 }
 
 static void ck_same_text(const sae_model *a, const sae_model *b, int32_t what)
@@ -147,18 +144,19 @@ static void ck_same_model(sae_model *a, sae_model *b)
 {
     const sae_info of_a = info_of(a), of_b = info_of(b);
     uint8_t print_a[16], print_b[16];
-    ck_assert_mem_eq(&of_a.norm, &of_b.norm, sizeof of_a.norm);
+    ck_assert(of_a.norm_in_only == of_b.norm_in_only && of_a.keeps_negative == of_b.keeps_negative && of_a.has_skip == of_b.has_skip);
+    ck_assert(of_a.stops_on_repeat == of_b.stops_on_repeat && of_a.residual_threshold == of_b.residual_threshold);
+    ck_assert(of_a.returns_unscaled == of_b.returns_unscaled && of_a.rescale_by_decoder_norm == of_b.rescale_by_decoder_norm);
+    ck_assert(of_a.n_in == of_b.n_in && of_a.n_out == of_b.n_out && of_a.n_blocks == of_b.n_blocks && of_a.norm == of_b.norm);
     ck_assert(of_a.arch == of_b.arch && of_a.d_in == of_b.d_in && of_a.d_sae == of_b.d_sae && of_a.d_out == of_b.d_out);
     ck_assert(of_a.k == of_b.k && of_a.apply_b_dec == of_b.apply_b_dec && of_a.norm_scaling_factor == of_b.norm_scaling_factor);
     ACCEPTED(sae_model_fingerprint(a, print_a, &err));
     ACCEPTED(sae_model_fingerprint(b, print_b, &err));
     ck_assert_mem_eq(print_a, print_b, 16);
-    float *codes_a = codes_of_rows(a), *codes_b = codes_of_rows(b);
-    ck_assert_int_eq(codes_a == NULL, codes_b == NULL);
-    if (codes_a)
-        ck_assert_mem_eq(codes_a, codes_b, 7 * (size_t)of_a.d_sae * sizeof *codes_a);
-    free(codes_a);
-    free(codes_b);
+    float *of_rows_a = answers_of(a), *of_rows_b = answers_of(b);
+    ck_assert_mem_eq(of_rows_a, of_rows_b, ROWS * (size_t)(of_a.d_sae + of_a.d_out) * sizeof *of_rows_a);
+    free(of_rows_a);
+    free(of_rows_b);
 }
 
 static sae_status save_as(const sae_model *m, const char *path, const char *format)
@@ -244,8 +242,7 @@ static void keep(const char *path)
     others++;
     ACCEPTED(sae_model_save(m, in_work("a.sae"), NULL, &err));
     back = open_checked(in_work("a.sae"));
-    const sae_info of_m = info_of(m), of_back = info_of(back);
-    ck_assert(of_m.arch == of_back.arch && of_m.d_in == of_back.d_in && of_m.d_sae == of_back.d_sae && of_m.d_out == of_back.d_out);
+    ck_same_model(m, back);
     ACCEPTED(sae_model_save(back, in_work("b.sae"), NULL, &err));
     ck_same_files(in_work("a.sae"), in_work("b.sae"));
     sae_model_free(m);
@@ -295,6 +292,54 @@ START_TEST(one_model_gives_one_file)
         }
     sae_env_free(other);
     ck_assert_int_eq(atomic_load(&h.live_blocks), 0);
+}
+END_TEST
+
+/* Every flag and number of a model from memory is in our file; a SAELens folder has it or is refused. */
+START_TEST(every_kind_comes_back)
+{
+    const char skip = 0;
+    const sae_weights kinds[] = {
+        {.arch = SAE_JUMPRELU, .flags = SAE_KEEP_NEGATIVE | SAE_APPLY_B_DEC},
+        {.arch = SAE_JUMPRELU, .norm = SAE_NORM_LAYER, .flags = SAE_NORM_IN_ONLY},
+        {.arch = SAE_JUMPRELU, .norm = SAE_NORM_CONSTANT, .flags = SAE_NORM_IN_ONLY, .d_out = 19, .w_skip = &skip},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_SCALE, .norm_scaling_factor = 0.3f, .norm_out_factor = 7.0f, .w_skip = &skip},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_SCALE, .norm_scaling_factor = 1.0f},
+        {.arch = SAE_STANDARD, .norm = SAE_NORM_LAYER, .flags = SAE_APPLY_B_DEC},
+        {.arch = SAE_TOPK, .k = 5, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_APPLY_B_DEC},
+        {.arch = SAE_TOPK, .k = 5, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED},
+        {.arch = SAE_TOPK, .k = 60, .flags = SAE_KEEP_NEGATIVE},
+        {.arch = SAE_ABSTOPK, .k = 9},
+        {.arch = SAE_GROUPMAX, .k = 22},
+        {.arch = SAE_GATED, .flags = SAE_APPLY_B_DEC},
+        {.arch = SAE_MATCHING_PURSUIT, .k = 6, .residual_threshold = 0.7f, .flags = SAE_STOP_ON_REPEAT | SAE_APPLY_B_DEC},
+        {.arch = SAE_MATCHING_PURSUIT, .residual_threshold = 0.1f, .flags = SAE_APPLY_B_DEC}};
+    size_t as_folder = 0;
+    for (size_t i = 0; i < LENGTH(kinds); i++) {
+        sae_weights shape = kinds[i];
+        shape.dtype = (sae_dtype)(1 + i % 3);
+        shape.d_in = 20;
+        shape.d_sae = 66;
+        planted p;
+        planted_make(&p, shape, 9);
+        sae_model *m = planted_model(&p, env), *back;
+        ACCEPTED(sae_model_save(m, in_work("a.sae"), NULL, &err));
+        back = open_checked(in_work("a.sae"));
+        ck_same_model(m, back);
+        sae_model_free(back);
+        const sae_status status = sae_model_save(m, in_work("a"), NULL, &err);
+        ck_assert_msg(status == SAE_OK || status == SAE_E_UNSUPPORTED, "%s", err.text);
+        if (!status) {
+            as_folder++;
+            back = open_checked(in_work("a"));
+            ck_same_model(m, back);
+            sae_model_free(back);
+        }
+        sae_model_free(m);
+        planted_free(&p);
+        remove_all(work);
+    }
+    ck_assert_uint_eq(as_folder, 9);
 }
 END_TEST
 
@@ -786,6 +831,7 @@ int main(void)
     tcase_add_test(t, saelens_fixtures_come_back_to_the_bit);
     tcase_add_test(t, every_format_fits_our_file);
     tcase_add_test(t, one_model_gives_one_file);
+    tcase_add_test(t, every_kind_comes_back);
     tcase_add_test(t, large_matrices_are_put_in_order);
     tcase_add_test(t, the_layout_is_the_published_one);
     tcase_add_test(t, a_narrower_type_rounds_to_nearest_even);

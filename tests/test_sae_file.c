@@ -245,7 +245,7 @@ START_TEST(numbers_that_cannot_be_are_refused)
                {offsetof(saei_sae_numbers, d_in), 0, "size is below 1"},
                {offsetof(saei_sae_numbers, d_sae), -5, "size is below 1"},
                {offsetof(saei_sae_numbers, n_in), 17, "sizes cannot be"},
-               {offsetof(saei_sae_numbers, d_in), INT32_MAX, "do not cover"},
+               {offsetof(saei_sae_numbers, d_in), INT32_MAX, "sizes cannot be"},
                {offsetof(saei_sae_numbers, d_sae), 34, "do not cover"},
                {offsetof(saei_sae_numbers, d_sae), 32, "what is not there"},
                {offsetof(saei_sae_numbers, d_in), 15, "what is not there"},
@@ -296,7 +296,6 @@ START_TEST(lists_that_cannot_be_are_refused)
                {"saelens/skip_transcoder", SAEI_SAE_BLOCKS, 2, -1, "no tensor matrix.-1"},
                {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 0, 1, "what is not there"},
                {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 1, 0, "what is not there"},
-               {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 1, 130, "do not cover"},
                {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 1, INT32_MAX, "what is not there"},
                {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 2, 1, "what is not there"},
                {"saelens/skip_transcoder", SAEI_SAE_SEGMENTS, 2, INT32_MIN, "what is not there"},
@@ -377,6 +376,33 @@ START_TEST(values_that_are_not_finite_are_refused)
 }
 END_TEST
 
+/* Two programs that save to one name: the first one stays, and what the second wrote is gone. */
+START_TEST(a_file_that_appears_meanwhile_stays)
+{
+    saei_host with = {0};
+    saei_out first, second;
+    char text[8];
+    saei_host_defaults(&with);
+    unlink(path);
+    ck_assert_int_eq(saei_out_open(&first, &with, path, false, &err), SAE_OK);
+    ck_assert_int_eq(saei_out_open(&second, &with, path, false, &err), SAE_OK);
+    ck_assert_str_ne(first.temp, second.temp);
+    char left[128];
+    snprintf(left, sizeof left, "%s", second.temp);
+    ck_assert_int_eq(saei_out_write(&first, "one", 0, 3, &err), SAE_OK);
+    ck_assert_int_eq(saei_out_write(&second, "two", 0, 3, &err), SAE_OK);
+    ck_assert_int_eq(saei_out_sync(&first, &err), SAE_OK);
+    ck_assert_int_eq(saei_out_sync(&second, &err), SAE_OK);
+    ck_assert_int_eq(saei_out_commit(&first, &with, &err), SAE_OK);
+    REFUSED(SAE_E_IO, "is there already", saei_out_commit(&second, &with, &err));
+    saei_out_drop(&first, &with);
+    saei_out_drop(&second, &with);
+    const int fd = open(path, O_RDONLY);
+    ck_assert(read(fd, text, sizeof text) == 3 && memcmp(text, "one", 3) == 0 && close(fd) == 0);
+    ck_assert_int_ne(access(left, F_OK), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("sae_file");
@@ -392,6 +418,7 @@ int main(void)
     tcase_add_test(t, lists_that_cannot_be_are_refused);
     tcase_add_test(t, texts_that_cannot_be_are_refused);
     tcase_add_test(t, values_that_are_not_finite_are_refused);
+    tcase_add_test(t, a_file_that_appears_meanwhile_stays);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

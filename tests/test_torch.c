@@ -327,6 +327,9 @@ END_TEST
 #define STORAGE STORAGE_OF("FloatStorage", "K\2")
 #define TENSOR(storage, offset, size, stride) \
     "ctorch._utils\n_rebuild_tensor_v2\n(" storage offset size stride "\211ccollections\nOrderedDict\n)RtR"
+#define UNTYPED(count) "(U\7storagectorch.storage\nUntypedStorage\nU\1sU\3cpu" count "tQ"
+#define TENSOR_V3(storage, offset, size, stride, dtype) \
+    "ctorch._utils\n_rebuild_tensor_v3\n(" storage offset size stride "\211ccollections\nOrderedDict\n)R" dtype "tR"
 #define KEYS "\200\2]U\1sa."
 #define DATA "\2\0\0\0\0\0\0\0\0\0\200\77\0\0\0\100"
 #define OBJECT(x) "\200\2" x "."
@@ -352,6 +355,11 @@ typedef struct stream {
 #define ON_STORAGE(x, status, sentence)                     \
     {                                                       \
         BYTES(BEFORE OBJECT(x) KEYS DATA), status, sentence \
+    }
+
+#define ON_BYTES(x, status, sentence)                                                           \
+    {                                                                                           \
+        BYTES(BEFORE OBJECT(x) KEYS "\10\0\0\0\0\0\0\0\0\0\200\77\0\0\0\100"), status, sentence \
     }
 
 static const stream streams[] = {
@@ -408,6 +416,10 @@ static const stream streams[] = {
     ON_STORAGE(TENSOR(STORAGE, "K\0", "K\2", "K\1"), SAE_E_FORMAT, "arguments that its function does not take"),
     ON_STORAGE(TENSOR(STORAGE, "K\0", "K\2\205", "K\1\205NNN"), SAE_E_FORMAT, "arguments that its function does not take"),
     ON_STORAGE(TENSOR(STORAGE_OF("FloatStorage", "K\2"), "", "K\2\205", "K\1\205"), SAE_E_FORMAT, "arguments that its function"),
+    ON_BYTES(TENSOR(UNTYPED("K\10"), "K\0", "K\2\205", "K\1\205"), SAE_E_FORMAT, "arguments that its function does not take"),
+    ON_BYTES(TENSOR_V3(UNTYPED("K\10"), "K\1", "K\1\205", "K\1\205", "ctorch\nfloat32\n"), SAE_OK, "tensor\t\ttorch.float32\t1\t2\n"),
+    ON_BYTES(TENSOR_V3(UNTYPED("K\10"), "K\1", "K\1\205", "K\1\205", "N"), SAE_E_FORMAT, "arguments that its function does not take"),
+    ON_STORAGE(TENSOR_V3(STORAGE, "K\1", "K\1\205", "K\1\205", "ctorch\nfloat32\n"), SAE_E_FORMAT, "that its function does not take"),
     ON_STORAGE(TENSOR(STORAGE, "K\0", "\210\205", "K\1\205"), SAE_E_FORMAT, "has a size or a stride that is no integer"),
     ON_STORAGE(TENSOR(STORAGE, "K\0", "K\2\205", "N\205"), SAE_E_FORMAT, "has a size or a stride that is no integer"),
     ON_STORAGE(TENSOR(STORAGE, "K\0", "K\2\205", "\212\10\377\377\377\377\377\377\377\177\205"), SAE_E_FORMAT, "reaches to element"),
@@ -535,18 +547,17 @@ END_TEST
 
 /* ---- what grows beyond measure ---- */
 
-static void add(bytes *b, const void *data, size_t n)
-{
-    b->data = realloc(b->data, b->n + n + 1);
-    ck_assert_ptr_nonnull(b->data);
-    memcpy(b->data + b->n, data, n);
-    b->n += n;
-}
-
 static void add_times(bytes *b, const void *data, size_t n, size_t times)
 {
-    for (size_t i = 0; i < times; i++)
-        add(b, data, n);
+    b->data = realloc(b->data, b->n + n * times + 1);
+    ck_assert_ptr_nonnull(b->data);
+    for (size_t i = 0; i < times; i++, b->n += n)
+        memcpy(b->data + b->n, data, n);
+}
+
+static void add(bytes *b, const void *data, size_t n)
+{
+    add_times(b, data, n, 1);
 }
 
 #define ADD(b, literal) add(b, BYTES(literal))

@@ -1,4 +1,4 @@
-/* Encode rows to sparse codes, probe single features, decode codes to rows, measure the reconstruction. */
+/* Encode rows to sparse codes, probe single features, decode codes to rows, do both, measure the reconstruction. */
 #ifndef SAE_CODEC_H
 #define SAE_CODEC_H
 
@@ -26,7 +26,8 @@ typedef struct sae_codes {
 
 typedef struct sae_ctx_options {
     uint32_t struct_size;
-    int32_t max_rows; /* rows worked on at once, 1 .. 64; 0 = 64. Calls may bring any number; results do not depend on it */
+    int32_t max_rows; /* rows worked on at once, 1 .. 64; 0 = 64. Calls may bring any number; results do not depend on it.
+                         A temporal SAE: the longest sequence, 1 .. 65536; 0 = 1024. A call's rows are one sequence */
 } sae_ctx_options;
 
 /* Bytes that sae_ctx_create will ask of the allocator (most of it is touched only when many features are active at once). */
@@ -45,7 +46,8 @@ SAE_API void sae_ctx_free(sae_ctx *ctx);
 
 /* Encodes x [n_rows][d_in] to sparse codes. `out->n_rows` is set to x->n_rows; indptr must have room for it.
  * Errors: SAE_E_CAPACITY (indptr is complete, so indptr[n_rows] says what is needed; indices and values are undefined; repeat with
- * larger arrays; k * n_rows elements are enough for top-k, d_sae * n_rows always), SAE_E_ARG, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. */
+ * larger arrays; k * n_rows elements are enough where sae_info has a k, d_sae * n_rows always), SAE_E_SHAPE (a sequence of a temporal
+ * SAE longer than max_rows), SAE_E_ARG, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. */
 SAE_API sae_status sae_encode(sae_ctx *ctx, sae_codes *out, const sae_rows *x);
 
 /* The same codes written densely: out [n_rows][d_sae] f32, 0 where a feature is inactive. out_stride_bytes 0 = contiguous.
@@ -59,7 +61,8 @@ SAE_API sae_status sae_encode_dense(sae_ctx *ctx, float *out, int64_t out_stride
 SAE_API sae_status sae_decode(sae_ctx *ctx, const sae_rows *y, const sae_codes *codes);
 
 /* y [n_rows][d_out] = the SAE's own output for rows x [n_rows][d_in]: what sae_encode and sae_decode give (to the bit, where y is f32), and
- * what the codes do not carry: x W_skip of a transcoder with a skip, added last to the un-normalised row. sae_decode alone lacks it.
+ * what the codes do not carry: x W_skip of a transcoder with a skip, added last to the un-normalised row, and what a temporal SAE predicts,
+ * (codes + predicted codes) W_dec + b_dec. sae_decode alone lacks both.
  * Where y and x share memory they must be the same rows, of one stride, dtype and d. Counts non-finite pre-activations as sae_encode does.
  * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST (rows of y before the failing ones are written). */
 SAE_API sae_status sae_forward(sae_ctx *ctx, const sae_rows *y, const sae_rows *x);
@@ -73,20 +76,23 @@ SAE_API sae_status sae_forward(sae_ctx *ctx, const sae_rows *y, const sae_rows *
 SAE_API sae_status sae_measure(sae_ctx *ctx, float *error, double *fvu, const sae_rows *x, const sae_codes *codes);
 
 /* A few named features, gathered and packed when created: probing costs one chain of d_in FMAs for up to 16 features and never
- * an encode (except for top-k, see below). */
+ * an encode (except where features compete, see below). */
 typedef struct sae_probe sae_probe;
 
 /* Gathers `features` [n_features] (1 .. d_sae, any order, repeats allowed) with plain reads, not through the mapping.
- * Errors: SAE_E_ARG (a feature out of range, by position), SAE_E_IO, SAE_E_FORMAT (non-finite weights), SAE_E_NOMEM. */
+ * Errors: SAE_E_ARG (a feature out of range, by position), SAE_E_UNSUPPORTED (a temporal SAE), SAE_E_IO, SAE_E_FORMAT
+ * (non-finite weights), SAE_E_NOMEM. */
 SAE_API sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *features, int64_t n_features, sae_error *err);
 SAE_API void sae_probe_free(sae_probe *probe);
 
 /* flags of sae_probe_run */
-enum { SAE_PROBE_PRE = 1 /* give the pre-activations h (gated: the gate's u + b_gate) instead of the codes */ };
+enum {
+    SAE_PROBE_PRE = 1 /* not the codes but what features are judged by: h; gated: the gate's u + b_gate; top-k by decoder norm: h * norm */
+};
 
 /* Codes of the probed features for x [n_rows][d_in]: out [n_rows][n_features] f32, bit-equal to what sae_encode publishes, 0 where
- * inactive. Top-k SAEs encode each row in full, since the others decide; SAE_PROBE_PRE avoids that. `ctx` must belong to
- * the probe's model. out_stride_bytes 0 = contiguous.
+ * inactive. Where features compete (top-k, abs-top-k, groupmax, matching pursuit) each row is encoded in full; SAE_PROBE_PRE avoids that.
+ * `ctx` must belong to the probe's model. out_stride_bytes 0 = contiguous.
  * Errors: SAE_E_ARG, SAE_E_BUSY, SAE_E_HOST. */
 SAE_API sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64_t out_stride_bytes, const sae_rows *x,
                                  uint32_t flags);

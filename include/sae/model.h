@@ -2,8 +2,8 @@
  *
  * Canonical form (every architecture reduces to it; names as in SAELens):
  *     xc = normalise(x) - apply_b_dec_to_input * b_dec        h = xc W_enc + b_enc        f = act(h)
- *     x_hat = un-normalise(f W_dec + b_dec)
- */
+ *     x_hat = un-normalise(f W_dec + b_dec) [+ x W_skip]
+ * Rows of several hook points hold them one behind the other; features may read and write stretches of a row. */
 #ifndef SAE_MODEL_H
 #define SAE_MODEL_H
 
@@ -207,10 +207,10 @@ SAE_API sae_status sae_model_memory(const sae_model *model, sae_memory *out);
 
 SAE_API void sae_model_free(sae_model *model);
 
-/* "standard", "jumprelu", "topk", "gated"; "unknown" otherwise. Static, never NULL. */
+/* "standard", "jumprelu", "topk", "gated", "abstopk", "groupmax", "matching_pursuit", "temporal"; "unknown" otherwise. Static, never NULL. */
 SAE_API const char *sae_arch_name(sae_arch arch);
 
-/* "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm"; "unknown" otherwise. Static, never NULL. */
+/* "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "affine"; "unknown" otherwise. Static, never NULL. */
 SAE_API const char *sae_norm_name(sae_norm norm);
 
 #ifdef __cplusplus

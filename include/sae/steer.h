@@ -35,8 +35,8 @@ enum {
 };
 
 /* One edit. Zero it first; the direction of a feature is its row of W_dec in the unit of the codes, that of a raw vector the
- * vector's unit length. For SAEs that normalise rows the delta is un-normalised like a decoded row. Where that has no finite value (a zero
- * row of SAE_NORM_CONSTANT) the row is left as it is. */
+ * vector's unit length. For SAEs that normalise rows the delta is un-normalised like a decoded row, without a shift. Where that has no
+ * finite value (a zero row of SAE_NORM_CONSTANT) the row is left as it is. */
 typedef struct sae_edit {
     uint32_t struct_size;
     int32_t slot; /* which rows: those whose slot is this; 0 .. n_slots - 1 */
@@ -51,10 +51,11 @@ typedef struct sae_edit {
 } sae_edit;
 
 /* Compiles edits [n_edits] for rows of `d` elements: gathers encoder columns and decoder rows, so that the plan needs no access to
- * the files any more (top-k models excepted: their codes need one exact full encode per row). n_edits = 0 is a plan that
- * changes nothing. Edits of one slot are summed in the order given.
+ * the files any more (models whose features compete, as in a top-k, excepted: their codes need one exact full encode per row).
+ * n_edits = 0 is a plan that changes nothing. Edits of one slot are summed in the order given.
  * Errors: SAE_E_ARG (unknown op or unit, feature out of range, slot out of range, non-finite value, zero or non-finite vector, max_act
- * missing), SAE_E_SHAPE (a model whose d_in or d_out is not d), SAE_E_IO, SAE_E_FORMAT, SAE_E_NOMEM, SAE_E_VERSION. All name the edit. */
+ * missing), SAE_E_SHAPE (a model whose d_in or d_out is not d), SAE_E_UNSUPPORTED (a temporal model), SAE_E_IO, SAE_E_FORMAT, SAE_E_NOMEM,
+ * SAE_E_VERSION. All name the edit. */
 SAE_API sae_status sae_plan_compile(sae_plan **out, sae_env *env, int32_t d, int32_t n_slots, const sae_edit *edits, int64_t n_edits,
                                     sae_error *err);
 

@@ -184,6 +184,12 @@ sae_status saei_file_read(const saei_file *file, void *dst, size_t offset, size_
     return SAE_OK;
 }
 
+void saei_file_want(const saei_file *file, size_t offset, size_t bytes)
+{
+    if (file->fd >= 0)
+        (void)posix_fadvise(file->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
+}
+
 void saei_file_close(saei_file *file, const saei_host *host)
 {
     if (file->mapped)

@@ -106,6 +106,9 @@ sae_status saei_file_text(char **out, size_t *bytes, const saei_host *host, cons
 /* Copies bytes at `offset` by pread (mapped) or memcpy (copied). Short reads and errors are SAE_E_IO. */
 sae_status saei_file_read(const saei_file *file, void *dst, size_t offset, size_t bytes, sae_error *err);
 
+/* Says that these bytes will be read soon, so that many scattered reads wait for the disk together, not one after the other. Only a hint. */
+void saei_file_want(const saei_file *file, size_t offset, size_t bytes);
+
 void saei_file_close(saei_file *file, const saei_host *host);
 
 /* Takes away a file that we made and could not finish. */

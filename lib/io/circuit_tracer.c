@@ -93,11 +93,9 @@ static sae_status read_transcoder(saei_source *s)
     return status ? status : saei_add_skip(s, 0, 0, &skip);
 }
 
-/* The number in layer_<l>.safetensors, or -1. */
 static int32_t layer_of(const char *name)
 {
-    int layer = -1, end = 0;
-    return sscanf(name, "layer_%9d.safetensors%n", &layer, &end) == 1 && end && !name[end] ? layer : -1;
+    return saei_number_in(name, "layer_", ".safetensors");
 }
 
 /* Which file is meant: the named one, the one of the option, or the only one. */
@@ -305,12 +303,10 @@ static sae_status read_single(saei_source *s, int32_t layer)
 static sae_status which_layer(saei_source *s, int32_t *out)
 {
     char name[64];
-    int layer = -1, end = 0;
-    const bool by_file = sscanf(s->named, "W_enc_%9d.safetensors%n", &layer, &end) == 1 && end && !s->named[end];
-    if (!by_file && s->opt->layer) {
-        end = 0;
-        if (sscanf(s->opt->layer, "%9d%n", &layer, &end) != 1 || s->opt->layer[end] || layer < 0 ||
-            !saei_source_has(s, numbered(name, "W_enc", layer, ".safetensors")))
+    int32_t layer = saei_number_in(s->named, "W_enc_", ".safetensors");
+    if (layer < 0 && s->opt->layer) {
+        layer = saei_number_in(s->opt->layer, "", "");
+        if (layer < 0 || !saei_source_has(s, numbered(name, "W_enc", layer, ".safetensors")))
             return saei_fail(s->err, SAE_E_ARG, "the option layer = %s, but the folder has no W_enc_%s.safetensors", s->opt->layer,
                              s->opt->layer);
     }

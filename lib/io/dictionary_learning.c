@@ -221,8 +221,8 @@ static sae_status read_cross_threshold(saei_source *s, const setting *c, int32_t
     if ((status = saei_take_filled(&p->threshold, s, "threshold", p->d_sae)) || (status = saei_make_vector(&scale, s, p->d_sae)) ||
         (status = code_scale(s, c, layers, scale)))
         return status;
-    for (int32_t j = 0; j < p->d_sae; j++) /* a feature that writes nothing has c = 0 and is never active: no finite h is above FLT_MAX */
-        p->threshold[j] = scale[j] > 0.0f ? fminf(p->threshold[j] / scale[j], 3.40282347e38f) : 3.40282347e38f;
+    for (int32_t j = 0; j < p->d_sae; j++)
+        p->threshold[j] = saei_threshold_over(p->threshold[j], scale[j]);
     return SAE_OK;
 }
 

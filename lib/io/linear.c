@@ -1,7 +1,6 @@
 /* Checkpoints that are two linear layers and nothing else: Goodfire, the DeepSeek-R1 distill of qresearch, Apollo's e2e SAEs, Qwen-Scope, and the
  * files of the TransformerLens era with their <name>_cfg.json. What they are is known by who published them, and by no file. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "io/formats.h"
@@ -71,8 +70,10 @@ sae_status saei_read_apollo(saei_source *s)
 sae_status saei_read_qwen_scope(saei_source *s)
 {
     static const names t = {"W_enc", "W_dec", "b_enc", "b_dec", false, true};
+    char hook[64], k[16] = "";
     const char *l0 = strstr(s->folder, "-L0_");
-    char hook[64];
+    if (l0)
+        snprintf(k, sizeof k, "%.*s", (int)strspn(l0 + 4, "0123456789"), l0 + 4);
     s->what = "a Qwen-Scope SAE";
     s->config_name = "the name of the folder:";
     sae_status status = read_linear(s, &t);
@@ -82,7 +83,7 @@ sae_status saei_read_qwen_scope(saei_source *s)
     snprintf(hook, sizeof hook, "blocks.%.*s.hook_resid_post", (int)strspn(s->named + 5, "0123456789"), s->named + 5);
     if ((status = saei_set_text(s, SAE_TEXT_HOOK_NAME, hook)) || (status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, "topk")))
         return status;
-    return saei_set_k(s, l0 ? strtol(l0 + strlen("-L0_"), NULL, 10) : 0);
+    return saei_set_k(s, l0 && saei_number_in(k, "", "") > 0 ? saei_number_in(k, "", "") : 0);
 }
 
 /* The configuration has the file's name: gpt2-small_L2_Hcat_z.pt, gpt2-small_L2_Hcat_z_cfg.json. */

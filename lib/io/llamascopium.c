@@ -164,8 +164,8 @@ static sae_status read_threshold(saei_source *s, const setting *c)
         (status = saei_exp_vector(s, p->threshold, p->d_sae, threshold_name)) || !c->include_norm ||
         (status = saei_decoder_norms(&norms, s)))
         return status;
-    for (int32_t j = 0; j < p->d_sae; j++) /* a feature that writes nothing has c = 0: never active */
-        p->threshold[j] = norms[j] > 0.0f ? fminf((float)((double)p->threshold[j] / (double)norms[j]), 3.40282347e38f) : 3.40282347e38f;
+    for (int32_t j = 0; j < p->d_sae; j++)
+        p->threshold[j] = saei_threshold_over(p->threshold[j], norms[j]);
     return SAE_OK;
 }
 

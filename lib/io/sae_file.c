@@ -41,7 +41,8 @@ static bool k_fits(const saei_sae_numbers *n)
     }
 }
 
-static const char *wrong_number(const saei_sae_numbers *n)
+/* `file_bytes` bound the sizes of rows: every element of one has at least a bias, or a weight. */
+static const char *wrong_number(const saei_sae_numbers *n, size_t file_bytes)
 {
     size_t bytes;
     const int32_t d = n->d_in > n->d_out ? n->d_in : n->d_out;
@@ -49,7 +50,8 @@ static const char *wrong_number(const saei_sae_numbers *n)
         return "the architecture is none of this version";
     if (!is_size(n->d_in) || !is_size(n->d_sae) || !is_size(n->d_out) || !is_size(n->n_in) || !is_size(n->n_out))
         return "a size is below 1";
-    if (n->n_in > n->d_in || n->n_out > n->d_out || !saei_mul(&bytes, (size_t)d, (size_t)n->d_sae) || !saei_mul(&bytes, bytes, 16))
+    if (n->n_in > n->d_in || n->n_out > n->d_out || (size_t)d > file_bytes || !saei_mul(&bytes, (size_t)d, (size_t)n->d_sae) ||
+        !saei_mul(&bytes, bytes, 16))
         return "the sizes cannot be";
     if (!k_fits(n))
         return "k is not one that this architecture has";
@@ -111,7 +113,7 @@ static sae_status read_numbers(saei_source *s)
     if (a->element != SAEI_U8 || a->bytes != sizeof n)
         return contradicts(s, "the numbers have another size");
     memcpy(&n, a->data, sizeof n);
-    const char *wrong = wrong_number(&n);
+    const char *wrong = wrong_number(&n, saei_parts_bytes(s->parts));
     if (wrong)
         return contradicts(s, wrong);
     take_numbers(s->parts, &n);
@@ -200,7 +202,7 @@ static sae_status read_blocks(saei_source *s)
 {
     const saei_parts *p = s->parts;
     const int32_t *rows;
-    int32_t n, next = 0, read = 0;
+    int32_t n, next = 0;
     sae_status status = read_list(&rows, &n, s, "blocks", SAEI_SAE_BLOCK_COLUMNS);
     for (int32_t i = 0; i < n && !status; i++) {
         const int32_t *row = rows + (size_t)i * SAEI_SAE_BLOCK_COLUMNS;
@@ -210,10 +212,9 @@ static sae_status read_blocks(saei_source *s)
         if (row[0] != next || w.m.n > p->d_sae - next || row[1] < 0 || row[1] > p->d_in || w.m.d > p->d_in - row[1])
             return contradicts(s, "an encoder reads or covers what is not there");
         next += w.m.n;
-        read = row[1] + w.m.d > read ? row[1] + w.m.d : read;
         status = saei_add_block(s, row[0], row[1], &w);
     }
-    return status || (next == p->d_sae && read == p->d_in) ? status : contradicts(s, "the encoders do not cover all features and elements");
+    return status || next == p->d_sae ? status : contradicts(s, "the encoders do not cover all features");
 }
 
 /* Does segment b follow a? Those of the same features side by side, others behind them. */
@@ -221,7 +222,7 @@ static bool follows(const saei_segment *a, const saei_segment *b)
 {
     if (a->first == b->first)
         return a->n == b->n && b->out_first >= a->out_first + a->w.m.d;
-    return b->first == a->first + a->n;
+    return b->first - a->first >= a->n;
 }
 
 static bool segment_fits(const saei_segment *d, const saei_parts *p)
@@ -235,20 +236,19 @@ static sae_status read_segments(saei_source *s)
 {
     saei_parts *p = s->parts;
     const int32_t *rows;
-    int32_t n, written = 0;
+    int32_t n;
     sae_status status = read_list(&rows, &n, s, "segments", SAEI_SAE_SEGMENT_COLUMNS);
     for (int32_t i = 0; i < n && !status; i++) {
         const int32_t *row = rows + (size_t)i * SAEI_SAE_SEGMENT_COLUMNS;
         saei_segment d = {.first = row[0], .n = row[1], .out_first = row[2], .row_first = row[3], .row_step = row[4]};
         if ((status = take_matrix(&d.w, s, row[5])))
             return status;
-        if (!segment_fits(&d, p) || (i ? !follows(&p->dec[i - 1], &d) : d.first != 0))
+        if (!segment_fits(&d, p) || (i && !follows(&p->dec[i - 1], &d)))
             return contradicts(s, "a decoder writes or covers what is not there");
-        written = d.out_first + d.w.m.d > written ? d.out_first + d.w.m.d : written;
         status = saei_add_segment(s, &d);
     }
-    if (!status && (!p->n_dec || p->dec[p->n_dec - 1].first + p->dec[p->n_dec - 1].n != p->d_sae || written != p->d_out))
-        status = contradicts(s, "the decoders do not cover all features and elements");
+    if (!status && !n)
+        status = contradicts(s, "there is no decoder");
     return status;
 }
 
@@ -336,8 +336,9 @@ static sae_status read_vectors(saei_source *s)
                           {&p->dec_scale, "dec_scale", p->d_sae, "d_sae", false},
                           {&p->in_shift, "in_shift", p->d_in, "d_in", affine},
                           {&p->in_scale, "in_scale", p->d_in, "d_in", affine},
-                          {&p->out_shift, "out_shift", p->d_out, "d_out", affine},
-                          {&p->out_scale, "out_scale", p->d_out, "d_out", affine}};
+                          {&p->out_shift, "out_shift", p->d_out, "d_out", affine && !p->norm_in_only},
+                          {&p->out_scale, "out_scale", p->d_out, "d_out", affine && !p->norm_in_only},
+                          {&p->key_scale, "key_scale", p->d_sae, "d_sae", false}};
     sae_status status = SAE_OK;
     for (size_t i = 0; i < sizeof all / sizeof *all && !status; i++)
         if (all[i].needed || saei_store_find(&s->store, all[i].name))

@@ -61,6 +61,7 @@ enum {
     SAEI_SAE_IN_SCALE,
     SAEI_SAE_OUT_SHIFT,
     SAEI_SAE_OUT_SCALE,
+    SAEI_SAE_KEY_SCALE,
     SAEI_SAE_BIAS = 48,  /* of attention, by index */
     SAEI_SAE_MATRIX = 64 /* by index; row i belongs to feature or output i. Packed forms will follow, with ids of their own */
 };

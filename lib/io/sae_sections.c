@@ -25,12 +25,25 @@ static const struct {
     uint32_t id;
     const char *name;
     bool many; /* an index follows the name */
-} names[] = {{SAEI_SAE_NUMBERS, "numbers", false},     {SAEI_SAE_TEXTS, "texts", false},         {SAEI_SAE_BLOCKS, "blocks", false},
-             {SAEI_SAE_SEGMENTS, "segments", false},   {SAEI_SAE_SKIPS, "skips", false},         {SAEI_SAE_ATTENTION, "attention", false},
-             {SAEI_SAE_B_ENC, "b_enc", false},         {SAEI_SAE_B_DEC, "b_dec", false},         {SAEI_SAE_THRESHOLD, "threshold", false},
-             {SAEI_SAE_B_GATE, "b_gate", false},       {SAEI_SAE_B_MAG, "b_mag", false},         {SAEI_SAE_R_MAG, "r_mag", false},
-             {SAEI_SAE_DEC_SCALE, "dec_scale", false}, {SAEI_SAE_IN_SHIFT, "in_shift", false},   {SAEI_SAE_IN_SCALE, "in_scale", false},
-             {SAEI_SAE_OUT_SHIFT, "out_shift", false}, {SAEI_SAE_OUT_SCALE, "out_scale", false}, {SAEI_SAE_BIAS, "bias", true},
+} names[] = {{SAEI_SAE_NUMBERS, "numbers", false},
+             {SAEI_SAE_TEXTS, "texts", false},
+             {SAEI_SAE_BLOCKS, "blocks", false},
+             {SAEI_SAE_SEGMENTS, "segments", false},
+             {SAEI_SAE_SKIPS, "skips", false},
+             {SAEI_SAE_ATTENTION, "attention", false},
+             {SAEI_SAE_B_ENC, "b_enc", false},
+             {SAEI_SAE_B_DEC, "b_dec", false},
+             {SAEI_SAE_THRESHOLD, "threshold", false},
+             {SAEI_SAE_B_GATE, "b_gate", false},
+             {SAEI_SAE_B_MAG, "b_mag", false},
+             {SAEI_SAE_R_MAG, "r_mag", false},
+             {SAEI_SAE_DEC_SCALE, "dec_scale", false},
+             {SAEI_SAE_IN_SHIFT, "in_shift", false},
+             {SAEI_SAE_IN_SCALE, "in_scale", false},
+             {SAEI_SAE_OUT_SHIFT, "out_shift", false},
+             {SAEI_SAE_OUT_SCALE, "out_scale", false},
+             {SAEI_SAE_KEY_SCALE, "key_scale", false},
+             {SAEI_SAE_BIAS, "bias", true},
              {SAEI_SAE_MATRIX, "matrix", true}};
 
 /* False for an id that this version does not know. */

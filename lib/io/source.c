@@ -41,6 +41,18 @@ bool saei_source_has(const saei_source *s, const char *name)
     return false;
 }
 
+int32_t saei_number_in(const char *name, const char *before, const char *after)
+{
+    const size_t n = strlen(before);
+    int32_t number = 0;
+    if (strncmp(name, before, n) != 0)
+        return -1;
+    const char *at = name + n;
+    for (; *at >= '0' && *at <= '9' && at - name < (ptrdiff_t)n + 9; at++)
+        number = 10 * number + (*at - '0');
+    return at > name + n && strcmp(at, after) == 0 ? number : -1;
+}
+
 static const char *base_name(const char *path)
 {
     const char *slash = strrchr(path, '/');

@@ -49,6 +49,9 @@ sae_status saei_source_shards(saei_source *s, const char *name);
 /* Reads a configuration, JSON or (.yaml, .yml) YAML, and keeps its text for SAE_TEXT_CONFIG. An earlier one is forgotten. */
 sae_status saei_source_config(saei_source *s, const char *name);
 
+/* The decimal number between `before` and `after` in a name; -1 when the name is not so, or the number has more than 9 digits. */
+int32_t saei_number_in(const char *name, const char *before, const char *after);
+
 /* ---- the configuration: values below `object` (0 = the top); an absent or null key is no error unless it says so ---- */
 
 sae_status saei_config_text(const char **out, const saei_source *s, uint32_t object, const char *key); /* NULL when absent */
@@ -123,6 +126,10 @@ sae_status saei_set_k(saei_source *s, int64_t stored);
 
 /* Refuses tensors that are not in the list: the file is of something else, or newer than this reader. NULL ends the list. */
 sae_status saei_only(const saei_source *s, const char *const *names);
+
+/* The threshold of h where h * scale is held against `threshold`. A feature that writes nothing has scale 0 and is never active: no finite h is
+ * above the largest float. */
+float saei_threshold_over(float threshold, float scale);
 
 /* exp of a vector by our own routine, so that thresholds are the same bits everywhere. Refuses what has no finite exp. */
 sae_status saei_exp_vector(saei_source *s, float *v, int32_t n, const char *name);

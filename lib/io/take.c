@@ -1,4 +1,5 @@
 /* Tensors of a store -> vectors and matrices of the parts. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -279,6 +280,12 @@ sae_status saei_only(const saei_source *s, const char *const *names)
                              saei_show(shown, s->store.arrays[i].name), s->what);
     }
     return SAE_OK;
+}
+
+float saei_threshold_over(float threshold, float scale)
+{
+    const double over = scale > 0.0f ? (double)threshold / (double)scale : (double)FLT_MAX;
+    return over < (double)FLT_MAX ? (float)over : FLT_MAX;
 }
 
 sae_status saei_exp_vector(saei_source *s, float *v, int32_t n, const char *name)

@@ -79,18 +79,39 @@ sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_t first,
 
 enum { STRETCH = 4096 }; /* elements per read */
 
-/* Columns of a file stored [d][n], few of them: element by element. */
+static size_t element_offset(const saei_tensor *t, size_t k, int32_t feature)
+{
+    return t->offset + (k * (size_t)t->m.n + (size_t)feature) * sae_dtype_bytes(t->m.dtype);
+}
+
+/* Where each element lies in a page of its own, a file that is not in memory would cost one wait for the disk after the other. */
+static void want_elements(const saei_file *file, const saei_tensor *t, const int32_t *features, int64_t n, size_t k0, size_t k1)
+{
+    enum { PAGE = 4096 };
+    const size_t each = sae_dtype_bytes(t->m.dtype);
+    if ((size_t)t->m.n * each < PAGE)
+        return;
+    for (size_t k = k0; k < k1; k++)
+        for (int64_t i = 0; i < n; i++)
+            saei_file_want(file, element_offset(t, k, features[i]), each);
+}
+
+/* Columns of a file stored [d][n], few of them: element by element, some rows ahead asked for in advance. */
 static sae_status read_elements(float *dst, const saei_file *file, const saei_tensor *t, const int32_t *features, int64_t n, sae_error *err)
 {
-    const size_t each = sae_dtype_bytes(t->m.dtype), width = (size_t)t->m.n, d = (size_t)t->m.d;
+    enum { AHEAD = 1024 };
+    const size_t d = (size_t)t->m.d;
     unsigned char element[sizeof(float)];
-    for (size_t k = 0; k < d; k++)
+    for (size_t k = 0; k < d; k++) {
+        if (k % AHEAD == 0)
+            want_elements(file, t, features, n, k, d - k < AHEAD ? d : k + AHEAD);
         for (int64_t i = 0; i < n; i++) {
-            const sae_status status = saei_file_read(file, element, t->offset + (k * width + (size_t)features[i]) * each, each, err);
+            const sae_status status = saei_file_read(file, element, element_offset(t, k, features[i]), sae_dtype_bytes(t->m.dtype), err);
             if (status)
                 return status;
             dst[(size_t)i * d + k] = saei_load(element, t->m.dtype);
         }
+    }
     return SAE_OK;
 }
 

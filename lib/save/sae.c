@@ -223,19 +223,28 @@ static void add_biases(writer *w)
         }
 }
 
-/* Without an affine normaliser, what a reader may have left of one means nothing. */
+/* In the order of the ids. Without an affine normaliser, what a reader may have left of one means nothing. */
 static void add_vectors(writer *w)
 {
     const saei_parts *p = w->save->parts;
+    const bool affine = p->norm == SAE_NORM_AFFINE;
     const struct {
         const float *v;
         int32_t n;
-    } all[] = {{p->b_enc, p->d_sae},   {p->b_dec, p->d_out},     {p->threshold, p->d_sae}, {p->b_gate, p->d_sae},
-               {p->b_mag, p->d_sae},   {p->r_mag, p->d_sae},     {p->dec_scale, p->d_sae}, {p->in_shift, p->d_in},
-               {p->in_scale, p->d_in}, {p->out_shift, p->d_out}, {p->out_scale, p->d_out}};
+    } all[] = {{p->b_enc, p->d_sae},
+               {p->b_dec, p->d_out},
+               {p->threshold, p->d_sae},
+               {p->b_gate, p->d_sae},
+               {p->b_mag, p->d_sae},
+               {p->r_mag, p->d_sae},
+               {p->dec_scale, p->d_sae},
+               {affine ? p->in_shift : NULL, p->d_in},
+               {affine ? p->in_scale : NULL, p->d_in},
+               {affine ? p->out_shift : NULL, p->d_out},
+               {affine ? p->out_scale : NULL, p->d_out},
+               {p->key_scale, p->d_sae}};
     for (uint32_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (SAEI_SAE_B_ENC + i < SAEI_SAE_IN_SHIFT || p->norm == SAE_NORM_AFFINE)
-            add_vector(w, SAEI_SAE_B_ENC + i, 0, all[i].v, all[i].n);
+        add_vector(w, SAEI_SAE_B_ENC + i, 0, all[i].v, all[i].n);
     add_biases(w);
 }
 

@@ -80,6 +80,9 @@ sae_status saei_save_plain(const saei_save *s, const char *format)
                          (int)p->n_in, (int)p->n_out, (unsigned)p->n_enc, (unsigned)p->n_dec, format);
     if (p->norm == SAE_NORM_AFFINE)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "this SAE shifts and scales each element of a row; " ONLY, format);
+    if (p->key_scale)
+        return saei_fail(s->err, SAE_E_UNSUPPORTED,
+                         "this SAE has a factor for each pre-activation, which multiplied in would be rounded; " ONLY, format);
     if (p->dec_scale)
         return saei_fail(s->err, SAE_E_UNSUPPORTED,
                          "this SAE has a factor for each decoder row, which multiplied in would be rounded; " ONLY, format);

@@ -25,8 +25,8 @@ enum {
  *                             value = h
  *   gated:                    on = dot + gate[j] > 0 && m > floor, value = m = fma(dot, mag_scale[j], mag_bias[j])
  * bias NULL = nothing is added (h = dot + 0.0f would turn -0 into +0, harmless: an h of 0 is no code). threshold NULL = the floor decides
- * alone. floor >= 0, or -Inf where keeps_negative: then values of any sign are on, 0 too. A non-finite h (gated: dot + gate[j] or m) is counted
- * and off. */
+ * alone. floor >= 0, or -Inf where keeps_negative: then values of any sign are on, 0 too. A non-finite h (gated: dot + gate[j] or m) is
+ * counted and off. */
 typedef struct saei_act {
     const float *bias;
     const float *threshold; /* every entry >= 0, unless keeps_negative */

@@ -12,7 +12,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 # What all folders but host/ may ask of libc: pure functions whose results are the same everywhere. No exp or atan2: they differ between
 # C libraries. What the compiler adds by itself is fine.
-pure='mem(cpy|move|set|cmp|chr)|strn?(len|cmp|chr|cat)|strrchr|v?snprintf|fmaf?|sqrtf?|ldexp|saei?_.*|_GLOBAL_OFFSET_TABLE_|__.*_chk|__stack_chk_(fail|guard)'
+pure='mem(cpy|move|set|cmp|chr)|strn?(len|cmp|chr|cat)|strrchr|strspn|strstr|v?snprintf|fmaf?|sqrtf?|ldexp|saei?_.*|_GLOBAL_OFFSET_TABLE_|__.*_chk|__stack_chk_(fail|guard)'
 
 # layers ROOT: every include that points up or sideways, or out of the order.
 layers() {

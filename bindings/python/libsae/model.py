@@ -31,6 +31,9 @@ _ARCHITECTURES = {
     "jumprelu": _abi.SAE_JUMPRELU,
     "topk": _abi.SAE_TOPK,
     "gated": _abi.SAE_GATED,
+    "abstopk": _abi.SAE_ABSTOPK,
+    "groupmax": _abi.SAE_GROUPMAX,
+    "matching_pursuit": _abi.SAE_MATCHING_PURSUIT,
 }
 _NORMS = {
     "none": _abi.SAE_NORM_NONE,
@@ -48,6 +51,7 @@ _TENSORS = {
     "b_enc": _abi.SAE_B_ENC,
     "b_dec": _abi.SAE_B_DEC,
     "threshold": _abi.SAE_THRESHOLD,
+    "W_skip": _abi.SAE_W_SKIP,
 }
 _PROBES = 8  # probes that a Sae remembers
 
@@ -217,8 +221,15 @@ def open(
     return _made(model, use, own, None, prepare, check=False)
 
 
+def _skip(W_skip: Rows, shape: tuple[int, int], dtype: int) -> Array:
+    w, has, transposed = arrays.matrix(W_skip, shape, "W_skip")
+    if has != dtype or transposed:
+        raise TypeError(f"W_skip is {w.dtype.name} with strides {w.strides}: it must be of the type of W_dec, and contiguous by output")
+    return w
+
+
 def from_weights(
-    W_enc: Rows,
+    W_enc: Rows | None,
     W_dec: Rows,
     b_enc: Rows | None = None,
     b_dec: Rows | None = None,
@@ -233,6 +244,12 @@ def from_weights(
     normalize_activations: str = "none",
     norm_scaling_factor: float | None = None,
     rescale_by_decoder_norm: bool = False,
+    W_skip: Rows | None = None,
+    keep_negative: bool = False,
+    norm_in_only: bool = False,
+    return_unscaled: bool = False,
+    stop_on_repeat: bool = False,
+    residual_threshold: float = 0.0,
     copy: bool = False,
     check: bool = False,
     threads: int = 1,
@@ -244,23 +261,34 @@ def from_weights(
 
       W_enc  [d_in][d_sae], W_dec [d_sae][d_out]: float32, float16 or bfloat16, both alike; contiguous as they are or
              transposed (`linear.weight.T` is fine). They are not copied unless `copy`: they stay yours, are kept alive by
-             the Sae, and must not be changed while it is used.
+             the Sae, and must not be changed while it is used. W_enc is None for a matching pursuit, whose dictionary is W_dec.
+      W_skip [d_out][d_in], of the same type, as SAELens stores it: forward() adds x @ W_skip.T to decoded rows.
       b_enc, threshold (jumprelu), b_gate, b_mag, r_mag (gated)  [d_sae]; b_dec [d_out]: always copied; None is 0.
 
-    `check` refuses non-finite weights. The other options are those of `open`.
+    `keep_negative`: jumprelu and topk without relu; `return_unscaled`: with `rescale_by_decoder_norm`, codes are h itself;
+    `norm_in_only`: decoded rows stay normalised; `residual_threshold`, `stop_on_repeat`: when a matching pursuit is done
+    before its k rounds (None: d_in). `check` refuses non-finite weights. The other options are those of `open`.
     """
-    w_enc, dtype, enc_by_rows = arrays.matrix(W_enc, (None, None), "W_enc")
-    d_in, d_sae = w_enc.shape
+    tied = constant(_ARCHITECTURES, architecture, "architecture") == _abi.SAE_MATCHING_PURSUIT
+    if tied != (W_enc is None):
+        raise ArgError("a matching pursuit has no W_enc: give None" if tied else f"W_enc is None, a {architecture} SAE needs it")
+    w_enc, dtype, enc_by_rows = arrays.matrix(W_dec if W_enc is None else W_enc, (None, None), "W_dec" if tied else "W_enc")
+    d_in, d_sae = (w_enc.shape[1], w_enc.shape[0]) if tied else w_enc.shape
     w_dec, dec_dtype, dec_by_cols = arrays.matrix(W_dec, (d_sae, None), "W_dec")
     d_out = w_dec.shape[1]
     if dec_dtype != dtype:
         raise TypeError(f"W_enc is {w_enc.dtype.name} and W_dec is {w_dec.dtype.name}: both must have one type")
+    w_skip = None if W_skip is None else _skip(W_skip, (d_out, d_in), dtype)
     flags = 0 if copy else _abi.SAE_BORROW
     for flag, wanted in (
         (_abi.SAE_W_ENC_BY_ROWS, enc_by_rows),
         (_abi.SAE_W_DEC_BY_COLS, dec_by_cols),
         (_abi.SAE_APPLY_B_DEC, apply_b_dec_to_input),
         (_abi.SAE_RESCALE_BY_DECODER_NORM, rescale_by_decoder_norm),
+        (_abi.SAE_KEEP_NEGATIVE, keep_negative),
+        (_abi.SAE_NORM_IN_ONLY, norm_in_only),
+        (_abi.SAE_RETURN_UNSCALED, return_unscaled),
+        (_abi.SAE_STOP_ON_REPEAT, stop_on_repeat),
     ):
         flags |= flag if wanted else 0
     given = {
@@ -283,7 +311,9 @@ def from_weights(
         k=0 if k is None else arrays.int32(k, "k"),
         norm=constant(_NORMS, normalize_activations, "normalize_activations"),
         norm_scaling_factor=0.0 if norm_scaling_factor is None else float(norm_scaling_factor),
-        w_enc=arrays.address(w_enc),
+        w_enc=0 if tied else arrays.address(w_enc),
+        w_skip=0 if w_skip is None else arrays.address(w_skip),
+        residual_threshold=float(residual_threshold),
         w_dec=arrays.address(w_dec),
         **{name: arrays.address(v) for name, v in vectors.items()},
     )
@@ -295,7 +325,7 @@ def from_weights(
         if own:
             use.close()
         raise
-    return _made(model, use, own, None if copy else (w_enc, w_dec), prepare, check)
+    return _made(model, use, own, None if copy else (w_enc, w_dec, w_skip), prepare, check)
 
 
 class _Contexts:
@@ -534,14 +564,14 @@ class Sae:
 
     def read(self, tensor: str, first: int = 0, n: int | None = None, out: Rows | None = None) -> Any:
         """Rows first .. first + n - 1 (to the end when `n` is None) of a tensor as float32: "W_enc" [n][d_in] and "W_dec"
-        [n][d_out] by feature, "b_enc" [n] (b_gate of a gated SAE), "threshold" [n], "b_dec" [n]."""
+        [n][d_out] by feature, "W_skip" [n][d_in] by output, "b_enc" [n] (b_gate of a gated SAE), "threshold" [n], "b_dec" [n]."""
         what = constant(_TENSORS, tensor, "tensor")
-        rows = self._d_out if tensor == "b_dec" else self._d_sae
+        rows = self._d_out if tensor in ("b_dec", "W_skip") else self._d_sae
         start = arrays.int32(first, "first")
         count = rows - start if n is None else arrays.int32(n, "n")
         if start < 0 or count < 0 or start + count > rows:
             raise ArgError(f"{tensor} has {rows} rows: {count} from row {start} on are not there")
-        width = {"W_enc": self._d_in, "W_dec": self._d_out}.get(tensor)
+        width = {"W_enc": self._d_in, "W_dec": self._d_out, "W_skip": self._d_in}.get(tensor)
         to = arrays.out(out, count, width) if width else arrays.out(out, 1, count)
         if to.stride not in (0, 4 * to.array.shape[1]):
             raise TypeError(f"out has strides {to.array.strides}: weights are read into contiguous rows")

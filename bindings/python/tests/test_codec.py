@@ -237,6 +237,57 @@ def test_weights_are_borrowed_in_either_layout() -> None:
     np.testing.assert_array_equal(copied.encode(x).dense(), before)
 
 
+def test_architectures_that_compete_and_keep_signs() -> None:
+    o = Oracle("standard", d_sae=96)
+    x = o.x(9)
+    h = o.pre(x)
+    rank = np.argsort(np.argsort(-np.abs(h), axis=1), axis=1)
+    largest = np.argsort(np.argsort(-h, axis=1), axis=1)
+    groups = h.reshape(9, 8, 12)
+    best = np.where(groups == groups.max(axis=2, keepdims=True), np.maximum(groups, 0), 0).reshape(9, 96)
+    make = libsae.from_weights
+    common = {"apply_b_dec_to_input": True, **o.vectors}
+    close(make(o.W_enc, o.W_dec, architecture="abstopk", k=7, **common).encode_dense(x), np.where(rank < 7, h, 0))
+    close(make(o.W_enc, o.W_dec, architecture="groupmax", k=8, **common).encode_dense(x), best)
+    signed = make(o.W_enc, o.W_dec, architecture="topk", k=90, keep_negative=True, **common)
+    assert signed.info["keeps_negative"] and (signed.encode_dense(x) < 0).any()
+    close(signed.encode_dense(x), np.where(largest < 90, h, 0))
+    norms = np.linalg.norm(o.W_dec.astype(np.float64), axis=1)
+    scaled = np.argsort(np.argsort(-h * norms, axis=1), axis=1)
+    unscaled = make(o.W_enc, o.W_dec, architecture="topk", k=5, rescale_by_decoder_norm=True, return_unscaled=True, **common)
+    want = np.where((scaled < 5) & (h > 0), h, 0)
+    close(unscaled.encode_dense(x), want)
+    close(unscaled.forward(x), o.decode(want, x), 5e-5)
+
+
+def test_matching_pursuit_and_skip() -> None:
+    o = Oracle("standard")
+    x, W = o.x(4), o.W_dec.astype(np.float64)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    dictionary = W.astype(np.float32)
+    left, codes = x.astype(np.float64), np.zeros((4, o.d_sae))
+    for _ in range(6):
+        dots = left @ W.T
+        best = dots.argmax(axis=1)
+        value = np.maximum(dots[range(4), best], 0)
+        codes[range(4), best] += value
+        left = left - value[:, None] * W[best]
+    skip = o.rng.standard_normal((o.d_in, o.d_in)).astype(np.float32)
+    sae = libsae.from_weights(None, dictionary, architecture="matching_pursuit", k=6, W_skip=skip)
+    close(sae.encode_dense(x), codes)
+    close(sae.forward(x), codes @ W + x.astype(np.float64) @ skip.T, 1e-4)
+    np.testing.assert_array_equal(sae.read("W_skip", 3, 2), skip[3:5])
+    assert sae.info["has_skip"] and sae.info["k"] == 6
+    with pytest.raises(libsae.UnsupportedError, match="sae_forward"):
+        sae.measure(x, sae.encode(x))
+    with pytest.raises(TypeError, match="contiguous by output"):
+        libsae.from_weights(None, dictionary, architecture="matching_pursuit", W_skip=np.asfortranarray(skip))
+    with pytest.raises(libsae.ArgError, match="no W_enc"):
+        libsae.from_weights(o.W_enc, dictionary, architecture="matching_pursuit")
+    with pytest.raises(libsae.ArgError, match="W_enc is None"):
+        libsae.from_weights(None, dictionary)
+
+
 def test_weights_that_do_not_fit() -> None:
     o = Oracle("jumprelu")
     W_enc, W_dec, threshold = o.W_enc, o.W_dec, o.vectors["threshold"]
