@@ -78,22 +78,22 @@ static void seed_weights(uint64_t seed)
         w.b_dec[i] = uniform();
 }
 
-static sae_model *make(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype dtype, int layout)
+static sae_model *make(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype dtype, int layout, uint32_t flags)
 {
-    sae_weights s = {
-        .struct_size = sizeof s, .arch = arch, .dtype = dtype, .d_in = D, .d_sae = N, .k = arch == SAE_TOPK ? 17 : 0, .norm = norm};
+    const int32_t most = arch == SAE_GROUPMAX ? N : arch == SAE_TOPK || arch > SAE_GATED ? 17 : 0; /* N is a prime: groups of one */
+    sae_weights s = {.struct_size = sizeof s, .arch = arch, .dtype = dtype, .d_in = D, .d_sae = N, .k = most, .norm = norm};
     for (int i = 0; i < D * N; i++) { /* enc by feature, dec by feature */
         const int f = i / D, k = i % D;
         const int e = layout & 1 ? f * D + k : k * N + f, d = layout & 2 ? k * N + f : f * D + k;
         store(w.stored[0] + (size_t)e * sae_dtype_bytes(dtype), w.enc[i], dtype);
         store(w.stored[1] + (size_t)d * sae_dtype_bytes(dtype), w.dec[i], dtype);
     }
-    s.flags = (norm % 2 ? 0u : (unsigned)SAE_APPLY_B_DEC) | (layout & 1 ? (unsigned)SAE_W_ENC_BY_ROWS : 0u) |
+    s.flags = flags | (norm % 2 ? 0u : (unsigned)SAE_APPLY_B_DEC) | (layout & 1 ? (unsigned)SAE_W_ENC_BY_ROWS : 0u) |
               (layout & 2 ? (unsigned)SAE_W_DEC_BY_COLS : 0u);
     if (arch == SAE_TOPK && norm == SAE_NORM_SCALE)
         s.flags |= SAE_RESCALE_BY_DECODER_NORM;
     s.norm_scaling_factor = norm == SAE_NORM_SCALE ? 0.625f : 0.0f;
-    s.w_enc = w.stored[0];
+    s.w_enc = arch == SAE_MATCHING_PURSUIT ? NULL : w.stored[0];
     s.w_dec = w.stored[1];
     s.b_enc = w.b_enc;
     s.b_dec = w.b_dec;
@@ -207,10 +207,18 @@ static void publish(sae_env *env, sae_model *model)
     search(model, SAE_BY_ENCODER);
 }
 
-static uint64_t model_hash(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype dtype, int layout, uint32_t prepare)
+/* What is published of a model. */
+typedef struct kind {
+    const char *name;
+    sae_arch arch;
+    sae_norm norm;
+    uint32_t flags;
+} kind;
+
+static uint64_t model_hash(sae_env *env, const kind *k, sae_dtype dtype, int layout, uint32_t prepare)
 {
-    seed_weights((uint64_t)arch * 16 + (uint64_t)norm);
-    sae_model *model = make(env, arch, norm, dtype, layout);
+    seed_weights((uint64_t)k->arch * 16 + (uint64_t)k->norm);
+    sae_model *model = make(env, k->arch, k->norm, dtype, layout, k->flags);
     need(sae_model_prepare(model, prepare, &err), "sae_model_prepare");
     hash = 14695981039346656037u;
     publish(env, model);
@@ -278,6 +286,17 @@ static void compare(line *l, const char *isa, int form, uint64_t got)
     }
 }
 
+/* A line of a model: every dtype, all four layouts, prepared and not. */
+static void model_line(line *l, sae_env *const *envs, size_t n_envs, const kind *k)
+{
+    static const sae_dtype dtypes[] = {SAE_F32, SAE_F16, SAE_BF16};
+    static const uint32_t prepared[] = {0, 0, 0, 2, 3, 3};
+    begin_line(l, k->name);
+    for (size_t i = 0; i < n_envs; i++)
+        for (int form = 0; form < 6; form++)
+            compare(l, sae_isa_name(sae_env_isa(envs[i])), form, model_hash(envs[i], k, dtypes[form % 3], form % 4, prepared[form]));
+}
+
 static sae_env *env_of(sae_isa isa)
 {
     const sae_env_options opt = {.struct_size = sizeof opt, .isa = isa};
@@ -285,6 +304,15 @@ static sae_env *env_of(sae_isa isa)
     need(sae_env_create(&env, &opt, &err), "sae_env_create");
     return env;
 }
+
+static const kind others[] = {
+    {"jumprelu/negative", SAE_JUMPRELU, SAE_NORM_NONE, SAE_KEEP_NEGATIVE},
+    {"topk/negative", SAE_TOPK, SAE_NORM_NONE, SAE_KEEP_NEGATIVE},
+    {"topk/unscaled", SAE_TOPK, SAE_NORM_NONE, SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED},
+    {"abstopk", SAE_ABSTOPK, SAE_NORM_NONE, 0},
+    {"groupmax", SAE_GROUPMAX, SAE_NORM_LAYER, SAE_NORM_IN_ONLY},
+    {"matching_pursuit", SAE_MATCHING_PURSUIT, SAE_NORM_CONSTANT, SAE_STOP_ON_REPEAT},
+};
 
 int main(int argc, char **argv)
 {
@@ -309,19 +337,14 @@ int main(int argc, char **argv)
         for (sae_norm norm = SAE_NORM_NONE; norm <= SAE_NORM_LAYER; norm++) {
             char name[64];
             snprintf(name, sizeof name, "%s/%s", sae_arch_name(arch), sae_norm_name(norm));
-            begin_line(&l, name);
-            for (size_t i = 0; i < n_envs; i++)
-                for (int form = 0; form < 6; form++) /* every dtype, all four layouts, prepared and not */
-                    compare(&l, sae_isa_name(sae_env_isa(envs[i])), form,
-                            model_hash(envs[i], arch, norm, dtypes[form % 3], form % 4,
-                                       form < 3    ? 0
-                                       : form == 3 ? 2u
-                                                   : 3u));
+            model_line(&l, envs, n_envs, &(kind){name, arch, norm, 0});
         }
     begin_line(&l, "gemm");
     for (size_t i = 0; i < n_envs; i++)
         for (int form = 0; form < 3; form++)
             compare(&l, sae_isa_name(sae_env_isa(envs[i])), form, gemm_hash(envs[i], dtypes[form]));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        model_line(&l, envs, n_envs, others + i);
     fclose(l.file);
     for (size_t i = 0; i < n_envs; i++) {
         printf("ran on %s\n", sae_isa_name(sae_env_isa(envs[i])));

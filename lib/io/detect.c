@@ -60,6 +60,8 @@ static const struct sign {
 } signs[] = {{"sae_weights.safetensors", "cfg.json", NULL, &saelens},
              {"sae_weights.safetensors.index.json", "cfg.json", NULL, &saelens},
              {"sae_weights.safetensors", "config.json", "cfg.json", &llamascopium},
+             {"sae_weights.safetensors", "hyperparams.json", "cfg.json", &llama_scope},
+             {"sae_weights.pt", "hyperparams.json", NULL, &llama_scope},
              {"sae_weights.dcp", "config.json", "sae_weights.safetensors", &llamascopium},
              {"sae.safetensors", "cfg.json", NULL, &sparsify},
              {"checkpoints", "hyperparams.json", NULL, &llama_scope},
@@ -74,6 +76,13 @@ static const struct sign {
              {"layer_#.safetensors", NULL, NULL, &circuit_tracer},
              {"W_enc_#.safetensors", NULL, NULL, &circuit_tracer_clt}};
 
+/* Is the file that was named the one of this sign, or in the folder of this sign? */
+static bool is_named(const saei_source *s, const struct sign *sign)
+{
+    const size_t n = strlen(sign->weights);
+    return fits(sign->weights, s->named) || (strncmp(s->named, sign->weights, n) == 0 && s->named[n] == '/');
+}
+
 static bool holds(const saei_source *s, const struct sign *sign)
 {
     return first_fit(s, sign->weights) && (!sign->beside || saei_source_has(s, sign->beside)) &&
@@ -86,7 +95,7 @@ static sae_status by_names(const saei_format **out, const saei_source *s)
     const struct sign *found = NULL;
     for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
         const struct sign *sign = &signs[i];
-        if (!holds(s, sign) || (*s->named && !fits(sign->weights, s->named)))
+        if (!holds(s, sign) || (*s->named && !is_named(s, sign)))
             continue;
         if (found && found->format != sign->format)
             return saei_fail(s->err, SAE_E_UNSUPPORTED,

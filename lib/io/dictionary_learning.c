@@ -29,15 +29,26 @@ static sae_status check_class(const saei_source *s, const char *name)
                        saei_show(shown, name));
 }
 
+/* Beside the weights, or above them: training.py writes checkpoints/ae_1000.pt. */
+static const char *config_of(const saei_source *s)
+{
+    static const char below[] = "checkpoints";
+    const size_t n = strlen(s->folder), tail = strlen(below);
+    if (saei_source_has(s, "config.json"))
+        return "config.json";
+    return n >= tail && strcmp(s->folder + n - tail, below) == 0 && saei_source_has(s, "../config.json") ? "../config.json" : NULL;
+}
+
 /* The settings lie under "trainer", or at the top when the Hugging Face mixin wrote the file. */
 static sae_status read_config(saei_source *s, setting *out)
 {
     const char *model = NULL, *hook = NULL;
     sae_status status;
     *out = (setting){0};
-    if (!saei_source_has(s, "config.json"))
+    const char *config = config_of(s);
+    if (!config)
         return SAE_OK;
-    if ((status = saei_source_config(s, "config.json")))
+    if ((status = saei_source_config(s, config)))
         return status;
     const uint32_t at = saei_json_member(&s->config, 0, "trainer");
     if ((status = saei_config_text(&out->dict_class, s, at, "dict_class")) || (status = check_class(s, out->dict_class)) ||
@@ -260,18 +271,35 @@ static sae_status read_crosscoder(saei_source *s, const setting *c)
 
 /* ---- the whole ---- */
 
-static const char *weights_of(const saei_source *s)
+/* A checkpoint of a training run: the only one, or the one that the option layer names ("ae_1000", "1000"). */
+static sae_status find_step(saei_source *s)
+{
+    const char *found = NULL, *layer = s->opt->layer;
+    for (uint32_t i = 0; i < s->n_names; i++) {
+        const char *name = s->names[i];
+        const int32_t step = saei_number_in(name, "ae_", ".pt");
+        const bool wanted =
+            !layer || strcmp(layer, name) == 0 || saei_number_in(layer, "ae_", "") == step || saei_number_in(layer, "", "") == step;
+        if (step < 0 || !wanted)
+            continue;
+        if (found)
+            return saei_fail(s->err, SAE_E_ARG, "the folder holds %s and %s: open the file that is meant, or name it with the option layer",
+                             found, name);
+        found = name;
+    }
+    if (!found)
+        return saei_fail(s->err, SAE_E_ARG, "the option layer = \"%.40s\" is none of the checkpoints in %s", layer ? layer : "", s->path);
+    s->named = found;
+    return SAE_OK;
+}
+
+static sae_status find_weights(saei_source *s)
 {
     static const char *const names[] = {"ae.pt", "model_final.pt", "model.safetensors"};
-    if (*s->named)
-        return s->named;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names && !*s->named; i++)
         if (saei_source_has(s, names[i]))
-            return names[i];
-    for (uint32_t i = 0; i < s->n_names; i++) /* a checkpoint of a training run */
-        if (strncmp(s->names[i], "ae_", 3) == 0)
-            return s->names[i];
-    return names[0];
+            s->named = names[i];
+    return *s->named ? SAE_OK : find_step(s);
 }
 
 static sae_status read_one(saei_source *s, const setting *c)
@@ -294,7 +322,7 @@ sae_status saei_read_dictionary_learning(saei_source *s)
     setting c;
     s->what = "a dictionary_learning SAE";
     sae_status status = read_config(s, &c);
-    if (status || (status = saei_source_tensors(s, weights_of(s))))
+    if (status || (status = find_weights(s)) || (status = saei_source_tensors(s, s->named)))
         return status;
     saei_source_strip(s, "ae.");
     const saei_array *enc = saei_store_find(&s->store, "encoder.weight");

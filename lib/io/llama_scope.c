@@ -134,10 +134,18 @@ static sae_status set_texts(saei_source *s)
     return status || !out || (in && strcmp(in, out) == 0) ? status : saei_set_text(s, SAE_TEXT_HOOK_NAME_OUT, out);
 }
 
-/* In the order of lm_saes. */
+/* In the order of lm_saes (sae.py, from_pretrained). */
 static const char *weights_of(const saei_source *s)
 {
-    return saei_source_has(s, "sae_weights.safetensors") ? "sae_weights.safetensors" : "checkpoints/final.safetensors";
+    static const char *const names[] = {"sae_weights.safetensors",        "sae_weights.pt",
+                                        "checkpoints/pruned.safetensors", "checkpoints/pruned.pt",
+                                        "checkpoints/final.safetensors",  "checkpoints/final.pt"};
+    if (*s->named)
+        return s->named;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (saei_source_has(s, names[i]))
+            return names[i];
+    return "checkpoints/final.safetensors";
 }
 
 sae_status saei_read_llama_scope(saei_source *s)
@@ -147,8 +155,10 @@ sae_status saei_read_llama_scope(saei_source *s)
     s->what = "a Llama Scope SAE";
     s->sizes_from = "hyperparams.json says";
     sae_status status = read_config(s, &c);
-    if (status || (status = saei_source_tensors(s, weights_of(s))) || (status = saei_only(s, names)) || (status = read_tensors(s, &c)) ||
-        (status = read_arch(s, &c)) || (status = fold(s, &c)))
+    if (status || (status = saei_source_tensors(s, weights_of(s))))
+        return status;
+    saei_source_strip(s, "sae."); /* torch files hold the weights beside a version */
+    if ((status = saei_only(s, names)) || (status = read_tensors(s, &c)) || (status = read_arch(s, &c)) || (status = fold(s, &c)))
         return status;
     return set_texts(s);
 }

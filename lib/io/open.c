@@ -92,11 +92,18 @@ static sae_status go_down(saei_source *s)
 /* Llama Scope keeps its weights one folder deeper than what describes them. */
 static sae_status go_up(saei_source *s)
 {
-    const size_t n = strlen(s->folder), tail = strlen("checkpoints");
-    if (strcmp(s->named, "final.safetensors") != 0 || n < tail || strcmp(s->folder + n - tail, "checkpoints") != 0 ||
-        (n > tail && s->folder[n - tail - 1] != '/'))
-        return SAE_OK;
-    return set_folder(s, n == tail ? "." : s->folder, n == tail ? 1 : n - tail, "");
+    static const char *const names[] = {"final.safetensors", "pruned.safetensors", "final.pt", "pruned.pt"};
+    static const char below[] = "checkpoints";
+    const size_t n = strlen(s->folder), tail = strlen(below);
+    char named[64];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(s->named, names[i]) != 0 || n < tail || strcmp(s->folder + n - tail, below) != 0 ||
+            (n > tail && s->folder[n - tail - 1] != '/'))
+            continue;
+        snprintf(named, sizeof named, "%s/%s", below, names[i]);
+        return set_folder(s, n == tail ? "." : s->folder, n == tail ? 1 : n - tail, named);
+    }
+    return SAE_OK;
 }
 
 static sae_status find_place(saei_source *s)

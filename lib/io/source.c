@@ -33,8 +33,14 @@ static sae_status no_memory(const saei_source *s, const char *what)
     return saei_fail(s->err, SAE_E_NOMEM, "no memory for %s", what);
 }
 
+/* A name with slashes is looked up; the folder's own names are known. */
 bool saei_source_has(const saei_source *s, const char *name)
 {
+    char path[4096];
+    if (strchr(name, '/')) {
+        const int n = snprintf(path, sizeof path, "%s/%s", *s->folder ? s->folder : ".", name);
+        return n > 0 && (size_t)n < sizeof path && saei_path_kind(path) >= 0;
+    }
     for (uint32_t i = 0; i < s->n_names; i++)
         if (strcmp(s->names[i], name) == 0)
             return true;

@@ -69,9 +69,15 @@ assert j["imported"] == 2 and j["skipped"]["of another explainer"] == 1 and list
 holds "its label" np "$np_says
 assert f[0]['description'] == 'mentions of bridges and 다리'"
 ok "two examples" "$SAE" catalog import "$from/neuronpedia" two --sae "$model" --examples 2 --explainer np_max-act
-holds "two examples are kept" two "assert [max(e['values']) for e in f[0]['activations']] == [12.5, 9] and f[10]['description'] == ''"
+holds "two examples are kept" two "assert [max(e['values']) for e in f[0]['activations']] == [12.5, 9] and [f[i]['description'] for i in (0, 10)] == ['words before bridge', '']"
 ok "more examples later" "$SAE" catalog import "$from/neuronpedia" two --examples 6
 holds "examples come to those that are there" two "assert [max(e['values']) for e in f[0]['activations']] == [12.5, 9, 7.25, 4, 3, 2]"
+printf '{"index": "0", "tokens": ["weak"], "values": [2.5]}\n' >in/weak.jsonl
+printf '{"index": "0", "tokens": ["strong"], "values": [20]}\n' >in/strong.jsonl
+ok "a weaker example" "$SAE" catalog import in/weak.jsonl two --examples 7
+holds "the largest activation stays" two "assert f[0]['maxActApprox'] == 12.5 and [max(e['values']) for e in f[0]['activations']] == [12.5, 9, 7.25, 4, 3, 2.5, 2]"
+ok "a stronger example" "$SAE" catalog import in/strong.jsonl two --examples 1
+holds "it is the largest activation" two "assert f[0]['maxActApprox'] == 20 and [e['tokens'] for e in f[0]['activations']] == [['strong']]"
 says "a download" "2 features into list" "$SAE" catalog import "$from/neuronpedia-explanations.json" list --sae "$model"
 holds "the download's labels" list "assert {i: g['description'] for i, g in f.items()} == {0: 'mentions of bridges and 다리', 10: 'articles'}"
 says "found by its label" "mentions of" "$SAE" search list 다리
@@ -142,8 +148,9 @@ json.dump({"model": {"vocab": {w: i for i, w in enumerate(words[:12])}}, "added_
 json.dump({"model": {"vocab": [[w, -1.5] for w in words]}}, open("unigram.json", "w"))
 json.dump(words[:5], open("short.json", "w"))
 v = json.load(open(a[1]))
-v["feature_data_dict"]["0"]["feature_tables_data"]["correlated_neurons_pearson"] = [float("nan"), float("-inf")]
-v["feature_data_dict"]["0"]["acts_histogram_data"]["title"] = "NaN \\\" NaN"
+for i in "03":
+    v["feature_data_dict"][i]["feature_tables_data"]["correlated_neurons_pearson"] = [float("nan"), float("-inf")]
+v["feature_data_dict"]["0"]["acts_histogram_data"]["title"] = "NaN \" NaN"
 json.dump(v, open("nan.json", "w"))
 json.dump(v, open("pretty.json", "w"), indent=1)' "$dash/vocab.json" "$dash/vis.json"
 for vocab in vocab tokenizer unigram; do
@@ -169,6 +176,8 @@ assert {i: g["description"] for i, g in f.items()} == {3: "Words about bridges a
 assert [e["values"] for e in f[3]["activations"]] == [[0, 0.25, 5, 0], [0, 0.25, 3, 0], [0, 0.25, 1, 0]] and f[3]["maxActApprox"] == 5
 assert f[3]["activations"][0]["tokens"] == [" the", " old", " bridge4", "."]'
 mkdir run
+echo '[{"activating": false, "str_tokens": ["x"], "activations": [3]}]' >in/layers.5_latent4.txt
+says "an entry that is no example" "0 features into inactive" "$SAE" catalog import in/layers.5_latent4.txt inactive --sae "$model"
 cp "$from/delphi/explanations/layers.5.mlp_latent3.txt" run/layers.5.mlp_feature3.txt
 cp "$from/delphi/explanations/layers.5.mlp_latent10.txt" run/layers.6.mlp_latent10.txt
 refuses 1 "this is of 'layers.6.mlp', what came before of 'layers.5.mlp'" catalog import run out/cat --sae "$model"
@@ -194,7 +203,7 @@ bad "line 1: key 'values' is no list" g.jsonl '{"index": 1, "tokens": ["x"]}\n'
 bad "line 1: key 'values' has 1 entries, 'tokens' has 2" h.jsonl '{"index": 1, "tokens": ["x", "y"], "values": [1]}\n'
 bad "line 1: key 'values': entry 0 is no number" i.jsonl '{"index": 1, "tokens": ["x"], "values": [NaN]}\n'
 bad "line 1: key 'index' is missing" j.jsonl '{"index": null, "tokens": ["x"], "values": [1]}\n'
-bad "line 1: there is no feature 131, this SAE has 0 .. 130" k.jsonl '{"index": "131", "tokens": ["x"], "values": [1]}\n'
+bad "line 1: there is no feature 131, this SAE has 0 .. 130" k.jsonl '{"index": "131", "tokens": ["x"], "values": [1]}\n{"index": 1}\n'
 bad "line 1: key 'index' is no whole number" l.jsonl '{"index": "-1", "description": "x"}\n'
 bad "line 1: key 'Name' is 'resid_3/x', which has no whole number" m.jsonl '{"Name": "resid_3/x", "Annotation": "x"}\n'
 bad "line 1: key 'Annotation' is no text" n.jsonl '{"Name": "resid_3/1", "Annotation": 3}\n'
