@@ -156,7 +156,7 @@ static const struct {
     {&llamascopium, "{\"sae_type\":\"lorsa\"}", .status = SAE_E_UNSUPPORTED, .words = "lorsa|replaces attention"},
     {&llamascopium, "{\"sae_type\":\"molt\"}", .status = SAE_E_UNSUPPORTED, .words = "molt|mixture of linear transforms"},
     {&llamascopium, LLAMASCOPIUM ",\"use_glu_encoder\":true}", .status = SAE_E_UNSUPPORTED, .words = "use_glu_encoder = true"},
-    {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"batchtopk\"}", .status = SAE_E_UNSUPPORTED, .words = "act_fn|batchtopk|topk for SAEs"},
+    {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"batchtopk\"}", .status = SAE_E_UNSUPPORTED, .words = "act_fn|batchtopk|topk for one hook point"},
     {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"topk\"}", .status = SAE_E_FORMAT, .words = "does not say the k|option k"},
     {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"topk\",\"top_k\":5}", .status = SAE_E_FORMAT, .words = "k = 5|1 .. d_sae = 4"},
     {&llamascopium, LLAMASCOPIUM ",\"norm_activation\":\"dataset-wise\"}", .status = SAE_E_FORMAT, .words = "hook point"},
