@@ -59,6 +59,10 @@ static const format saelens = {"sae_weights.safetensors",
                                "cfg.json",
                                "{\"architecture\":\"standard\",\"d_in\":3,\"d_sae\":4}",
                                {{"W_enc", "[3,4]", 12}, {"W_dec", "[4,3]", 12}, {"b_enc", "[4]", 4}, {"b_dec", "[3]", 3}}};
+static const format pursuit = {"sae_weights.safetensors",
+                               "cfg.json",
+                               "{\"architecture\":\"matching_pursuit\",\"d_in\":3,\"d_sae\":4,\"max_iterations\":65536}",
+                               {{"W_dec", "[4,3]", 12}, {"b_dec", "[3]", 3}}};
 static const format sparsify = {"sae.safetensors",
                                 "cfg.json",
                                 "{\"d_in\":3,\"num_latents\":4,\"k\":2}",
@@ -156,7 +160,8 @@ static const struct {
     {&llamascopium, "{\"sae_type\":\"lorsa\"}", .status = SAE_E_UNSUPPORTED, .words = "lorsa|replaces attention"},
     {&llamascopium, "{\"sae_type\":\"molt\"}", .status = SAE_E_UNSUPPORTED, .words = "molt|mixture of linear transforms"},
     {&llamascopium, LLAMASCOPIUM ",\"use_glu_encoder\":true}", .status = SAE_E_UNSUPPORTED, .words = "use_glu_encoder = true"},
-    {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"batchtopk\"}", .status = SAE_E_UNSUPPORTED, .words = "act_fn|batchtopk|topk for one hook point"},
+    {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"batchtopk\"}", .status = SAE_E_UNSUPPORTED,
+     .words = "act_fn|batchtopk|topk for one hook point"},
     {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"topk\"}", .status = SAE_E_FORMAT, .words = "does not say the k|option k"},
     {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"topk\",\"top_k\":5}", .status = SAE_E_FORMAT, .words = "k = 5|1 .. d_sae = 4"},
     {&llamascopium, LLAMASCOPIUM ",\"norm_activation\":\"dataset-wise\"}", .status = SAE_E_FORMAT, .words = "hook point"},
@@ -173,6 +178,8 @@ static const struct {
      .status = SAE_E_FORMAT,
      .words = "has 3 values|d_sae = 4"},
     {&llamascopium, NULL, .poisoned = "b_E", .status = SAE_E_FORMAT, .words = "b_E[3] is nan"},
+    {&pursuit, "{\"architecture\":\"matching_pursuit\",\"d_in\":3,\"d_sae\":4,\"max_iterations\":65537}", .status = SAE_E_UNSUPPORTED,
+     .words = "65537 rounds|65536"},
     {&sparsify, "{\"num_latents\":4}", .status = SAE_E_FORMAT, .words = "cfg.json has no d_in"},
     {&sparsify, "{\"d_in\":3,\"num_latents\":4,\"k\":9}", .status = SAE_E_FORMAT, .words = "k = 9|1 .. d_sae = 4"},
     {&sparsify, NULL, .opt.k = 9, .status = SAE_E_ARG, .words = "the option k = 9|1 .. d_sae = 4"},
@@ -232,7 +239,7 @@ END_TEST
 /* The tables above are refused for what they say, not for what they are. */
 START_TEST(unspoiled)
 {
-    static const format *const all[] = {&saelens, &sparsify, &gemma, &transcoder, &select_k, &llamascopium, &apollo, &crosscoder};
+    static const format *const all[] = {&saelens, &pursuit, &sparsify, &gemma, &transcoder, &select_k, &llamascopium, &apollo, &crosscoder};
     checkpoint c;
     sae_model *model;
     for (size_t i = 0; i < LENGTH(all); i++) {
@@ -394,6 +401,32 @@ static void write_shards(checkpoint *c, const char *index)
     checkpoint_file(c, "sae_weights.safetensors.index.json", index, strlen(index));
 }
 
+/* What is named instead of its folder. */
+START_TEST(named_files)
+{
+    static const char index[] = "{\"weight_map\":{\"W_enc\":\"a.safetensors\",\"W_dec\":\"b.safetensors\"}}";
+    char path[600];
+    checkpoint c;
+    sae_model *model;
+    checkpoint_begin(&c);
+    write_shards(&c, index);
+    snprintf(path, sizeof path, "%s/sae_weights.safetensors.index.json", c.dir);
+    ACCEPTED(sae_model_open(&model, env, path, NULL, &err));
+    sae_model_free(model);
+    snprintf(path, sizeof path, "%s/a.safetensors", c.dir);
+    REFUSED(SAE_E_UNSUPPORTED, "a.safetensors|cfg.json|open the folder", sae_model_open(&model, env, path, NULL, &err));
+    checkpoint_end(&c);
+    checkpoint_begin(&c);
+    write_format(&c, &crosscoder, NULL, NULL, NULL, 0.0f);
+    checkpoint_remove(&c, "config.json");
+    snprintf(path, sizeof path, "%s/model.safetensors", c.dir);
+    ACCEPTED(sae_model_open(&model, env, path, NULL, &err)); /* its tensors say all */
+    ck_assert_str_eq(sae_model_text(model, SAE_TEXT_FORMAT), "dictionary_learning");
+    sae_model_free(model);
+    checkpoint_end(&c);
+}
+END_TEST
+
 static const struct {
     const char *index;
     sae_status status;
@@ -502,6 +535,7 @@ int main(void)
     tcase_add_loop_test(tc, dead_decoder_rows, 0, LENGTH(dead));
     tcase_add_test(tc, normaliser_of_nan);
     tcase_add_loop_test(tc, element_types, 0, LENGTH(types));
+    tcase_add_test(tc, named_files);
     tcase_add_loop_test(tc, sharded, 0, LENGTH(shards));
     tcase_add_test(tc, cache_of_hugging_face);
     tcase_add_test(tc, no_files);

@@ -205,6 +205,7 @@ static const struct keys {
 static const saei_format *by_tensors(const saei_source *s)
 {
     const bool npz = saei_ends_with(s->named, ".npz");
+    const saei_array *encoder = saei_store_find(&s->store, "encoder.weight");
     if (saei_ends_with(s->named, ".gguf"))
         return &saelens_gguf;
     if (saei_ends_with(s->named, ".sae"))
@@ -213,6 +214,8 @@ static const saei_format *by_tensors(const saei_source *s)
         return &gemma_scope;
     if (fits("layer#.sae.pt", s->named))
         return &qwen_scope;
+    if (encoder && encoder->n_dims == 3) /* a crosscoder */
+        return &dictionary_learning;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (has_all(s, keys[i].names))
             return keys[i].format;
@@ -225,6 +228,12 @@ static sae_status unknown_file(const saei_source *s)
         return saei_fail(
             s->err, SAE_E_IO,
             "%s is weights of llamascopium or Llama Scope without the config.json that says what they are: put the two into one folder",
+            s->named);
+    if (saei_source_has(s, "cfg.json"))
+        return saei_fail(
+            s->err, SAE_E_UNSUPPORTED,
+            "%s lies beside a cfg.json, but is neither sae_weights.safetensors nor sae.safetensors: open the folder, or give the "
+            "file that name",
             s->named);
     if ((has(s, "W_enc") && has(s, "W_dec")) || strcmp(s->named, "sae_weights.safetensors") == 0)
         return saei_fail(s->err, SAE_E_IO,
