@@ -91,6 +91,12 @@ static const format llamascopium = {"sae_weights.safetensors",
                                      {"b_E", "[4]", 4},
                                      {"b_D", "[3]", 3},
                                      {"activation_function.log_jumprelu_threshold", "[4]", 4}}};
+#define LLAMA "{\"d_model\":3,\"d_sae\":4"
+static const format llama = {
+    "sae_weights.safetensors",
+    "hyperparams.json",
+    LLAMA ",\"act_fn\":\"jumprelu\",\"jump_relu_threshold\":0.5}",
+    {{"encoder.weight", "[4,3]", 12}, {"decoder.weight", "[3,4]", 12}, {"encoder.bias", "[4]", 4}, {"decoder.bias", "[3]", 3}}};
 static const format apollo = {
     "x.safetensors",
     NULL,
@@ -186,6 +192,15 @@ static const struct {
     {&sparsify, "{\"d_in\":3,\"num_latents\":4,\"activation\":\"x\"}", .status = SAE_E_UNSUPPORTED, .words = "neither topk nor groupmax"},
     {&sparsify, NULL, {"encoder.bias", "[3]", 3}, .status = SAE_E_FORMAT, .words = "encoder.bias has 3 values|num_latents = 4"},
     {&sparsify, NULL, .poisoned = "b_dec", .status = SAE_E_FORMAT, .words = "b_dec[2] is nan"},
+    {&llama, LLAMA ",\"act_fn\":\"relu\",\"use_glu_encoder\":true}", .status = SAE_E_UNSUPPORTED, .words = "use_glu_encoder = true"},
+    {&llama, LLAMA ",\"act_fn\":\"gelu\"}", .status = SAE_E_UNSUPPORTED, .words = "gelu|none of relu, jumprelu, topk"},
+    {&llama, LLAMA ",\"act_fn\":\"topk\"}", .status = SAE_E_FORMAT, .words = "does not say the k|option k"},
+    {&llama, LLAMA ",\"act_fn\":\"relu\",\"norm_activation\":\"dataset-wise\"}", .status = SAE_E_FORMAT,
+     .words = "no dataset_average_activation_norm"},
+    {&llama, LLAMA ",\"act_fn\":\"relu\",\"norm_activation\":\"dataset-wise\",\"dataset_average_activation_norm\":{\"in\":1e300}}",
+     .status = SAE_E_FORMAT, .words = "becomes|not a finite number"},
+    {&llama, "{\"d_model\":3}", .status = SAE_E_FORMAT, .words = "hyperparams.json has no d_sae"},
+    {&llama, NULL, {"encoder.bias", "[3]", 3}, .status = SAE_E_FORMAT, .words = "encoder.bias has 3 values|d_sae = 4"},
     {&gemma, NULL, {"threshold", "[3]", 3}, .status = SAE_E_FORMAT, .words = "threshold has 3 values|d_sae = 4"},
     {&gemma, NULL, {"w_enc", "[0,4]", 0}, .status = SAE_E_FORMAT, .words = "w_enc is 0 x 4|sizes are 1"},
     {&gemma, NULL, {"threshold", "[0]", 0}, .status = SAE_E_FORMAT, .words = "threshold has 0 values"},
@@ -239,7 +254,8 @@ END_TEST
 /* The tables above are refused for what they say, not for what they are. */
 START_TEST(unspoiled)
 {
-    static const format *const all[] = {&saelens, &pursuit, &sparsify, &gemma, &transcoder, &select_k, &llamascopium, &apollo, &crosscoder};
+    static const format *const all[] = {&saelens,    &llama,    &pursuit,      &sparsify, &gemma,
+                                        &transcoder, &select_k, &llamascopium, &apollo,   &crosscoder};
     checkpoint c;
     sae_model *model;
     for (size_t i = 0; i < LENGTH(all); i++) {
@@ -302,6 +318,8 @@ static const struct {
 } dead[] = {{&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"jumprelu\"}", true},
             {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"relu\"}", false},
             {&llamascopium, LLAMASCOPIUM ",\"act_fn\":\"topk\",\"top_k\":3}", false},
+            {&llama, LLAMA ",\"act_fn\":\"relu\"}", false},
+            {&llama, LLAMA ",\"act_fn\":\"jumprelu\",\"jump_relu_threshold\":0.5}", true},
             {&apollo, NULL, false},
             {&crosscoder, "{}", true}};
 
