@@ -231,6 +231,7 @@ static const struct {
     {&select_k, "{\"trainer\":{\"dict_class\":\"Other\"}}", .status = SAE_E_UNSUPPORTED, .words = "Other|AutoEncoderTopK"},
     {&select_k, NULL, .poisoned = "encoder.bias", .status = SAE_E_FORMAT, .words = "encoder.bias[3] is nan"},
     {&crosscoder, NULL, {"activation_mean", "[5]", 5}, .status = SAE_E_FORMAT, .words = "activation_mean has another number|6"},
+    {&crosscoder, NULL, {"decoder.weight", "[2,0,3]", 0}, .status = SAE_E_FORMAT, .words = "are not [layers][d][n]"},
     {&crosscoder, NULL, {"decoder.bias", "[2,3,0]", 0}, .status = SAE_E_FORMAT, .words = "are not [layers][d][n]"},
     {&apollo, NULL, .poisoned = "decoder.bias", .status = SAE_E_FORMAT, .words = "decoder.bias[2] is nan"},
     {&saelens, NULL, .opt.norm_scaling_factor = 1e-45f, .opt.normalize_activations = "expected_average_only_in", .status = SAE_E_ARG,

@@ -221,7 +221,7 @@ static sae_status layer_decoder(saei_source *s, int32_t layer, int32_t place, in
     sae_status status = saei_take_array(&a, s, numbered(name, "W_dec", layer, ""));
     if (status)
         return status;
-    if (a->n_dims != 3 || a->shape[1] != targets || a->shape[2] != d || a->stride[1] != a->shape[2] * a->stride[2])
+    if (a->n_dims != 3 || a->shape[0] != n || a->shape[1] != targets || a->shape[2] != d || a->stride[1] != a->shape[2] * a->stride[2])
         return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is not [d_transcoder = %d][layers behind = %d][d_model = %d]", s->file, name, (int)n,
                          (int)targets, (int)d);
     saei_array flat = *a;

@@ -245,7 +245,7 @@ static sae_status read_crosscoder(saei_source *s, const setting *c)
         return status;
     const int64_t layers = w_enc->shape[0], d = w_enc->shape[1], n = w_enc->shape[2];
     if (layers < 1 || d < 1 || n < 1 || n > INT32_MAX || d > INT32_MAX / layers || w_dec->n_dims != 3 || w_dec->shape[0] != layers ||
-        !saei_view_join(&joined, w_enc) || !saei_view_join(&bias, b_dec))
+        w_dec->shape[1] != n || w_dec->shape[2] != d || !saei_view_join(&joined, w_enc) || !saei_view_join(&bias, b_dec))
         return saei_fail(s->err, SAE_E_FORMAT,
                          "%s: encoder.weight, decoder.weight and decoder.bias are not [layers][d][n], [layers][n][d], "
                          "[layers][d]",
