@@ -190,6 +190,8 @@ static sae_status read_normaliser(saei_source *s, int32_t layers, int32_t d)
                              (int)i);
     }
     p->norm = absent ? SAE_NORM_NONE : SAE_NORM_AFFINE;
+    if (absent)
+        p->in_shift = p->in_scale = p->out_shift = p->out_scale = NULL;
     return SAE_OK;
 }
 

@@ -450,15 +450,17 @@ def test_dictionary_learning(tmp_path: Path, size: tuple[int, int], dtype: str, 
     x = r.rows(d)
     sae = agree(folder, x, *run(x))
     assert sae.info["hook_name"] == "resid_5"
-    backup = {"step": 7, "ae": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}}
-    torch_file(folder / "ae.pt", backup | {"config": {"k": k}, "norm_factor": 1.5})
-    assert libsae.open(str(folder)).fingerprint == sae.fingerprint
+    same = sae.fingerprint
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}
+    write_json(tmp_path / "backup" / "config.json", dl_config(kind, d, n, k))
+    torch_file(tmp_path / "backup" / "ae.pt", {"step": 7, "ae": state, "optimizer": optimizer, "config": {"k": k}, "norm_factor": 1.5})
+    assert libsae.open(str(tmp_path / "backup")).fingerprint == same
     for step in (500, 1000):  # as training.py writes them: the configuration is one folder up
         torch_file(folder / "checkpoints" / f"ae_{step}.pt", state)
-    assert libsae.open(str(folder / "checkpoints" / "ae_1000.pt")).fingerprint == sae.fingerprint
+    assert libsae.open(str(folder / "checkpoints" / "ae_1000.pt")).fingerprint == same
     with pytest.raises(libsae.SaeError, match="ae_1000.pt"):  # which of the two?
         libsae.open(str(folder / "checkpoints"))
-    assert libsae.open(str(folder / "checkpoints"), layer="ae_500").fingerprint == sae.fingerprint
+    assert libsae.open(str(folder / "checkpoints"), layer="ae_500").fingerprint == same
 
 
 # ---- crosscoder_learning ----
