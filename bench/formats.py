@@ -1,8 +1,8 @@
 """The planted SAE of planted.py in the formats and containers that SAEs are published in, to see how long each takes to open.
 
 `make` lays a format's files under the bench's data, once, with the name of the format behind that of the planted SAE. Beside them lies
-first.txt: the first feature that is active on the first row, by NumPy from the same weights. Torch files are written by torch:
-`python formats.py NAME SRC DST` is what is run with a Python that has it.
+first.txt: the first feature that is active on the first row and its code, by NumPy from the same weights. Torch files are written by torch:
+`python formats.py SRC DST [legacy]` is what is run with a Python that has it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import planted
 
 F32 = npt.NDArray[np.float32]
 Weights = dict[str, F32]
+Code = tuple[int, float]
 K = planted.ACTIVE
 
 
@@ -75,19 +76,28 @@ def from_bf16(a: npt.NDArray[np.uint16]) -> F32:
     return (a.astype(np.uint32) << 16).view(np.float32)
 
 
-# ---- which feature comes first ----
+# ---- which code comes first, and its value ----
 
 
-def first_jumprelu(w: Weights, x: F32) -> int:
-    return int(np.argmax(x @ w["W_enc"] + w["b_enc"] > w["threshold"]))
+def first_jumprelu(w: Weights, x: F32) -> Code:
+    h = x @ w["W_enc"] + w["b_enc"]
+    i = int(np.argmax(h > w["threshold"]))
+    return i, float(h[i])
 
 
-def first_bf16(w: Weights, x: F32) -> int:
+def first_bf16(w: Weights, x: F32) -> Code:
     return first_jumprelu({name: from_bf16(to_bf16(a)) for name, a in w.items()}, x)
 
 
-def first_topk(w: Weights, x: F32) -> int:
-    return int(np.argpartition(-(x @ w["W_enc"] + w["b_enc"]), K)[:K].min())
+def first_relu(w: Weights, x: F32) -> Code:
+    i, h = first_jumprelu(w, x)
+    return i, h - float(w["threshold"][i])
+
+
+def first_topk(w: Weights, x: F32) -> Code:
+    h = x @ w["W_enc"] + w["b_enc"]
+    i = int(np.argpartition(-h, K)[:K].min())
+    return i, float(h[i])
 
 
 # ---- safetensors ----
@@ -192,12 +202,16 @@ def dictionary_learning(folder: Path, w: Weights, legacy: bool) -> None:
     )
 
 
-def by_torch(name: str, folder: Path, src: Path, tools: Tools) -> None:
-    if not tools.torch:
-        raise Missing("no Python with torch")
-    done = subprocess.run([tools.torch, __file__, name, str(src), str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Missing(done.stderr.strip())
+def by_torch(legacy: bool) -> Callable[[Path, Path, Tools], None]:
+    def write(folder: Path, src: Path, tools: Tools) -> None:
+        if not tools.torch:
+            raise Missing("no Python with torch")
+        argv = [tools.torch, __file__, str(src), str(folder), *(["legacy"] if legacy else [])]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Missing(done.stderr.strip())
+
+    return write
 
 
 # ---- all of them ----
@@ -209,7 +223,7 @@ class Format:
     what: str  # for people
     file: str  # that is opened, "" for the folder
     write: Callable[[Path, Path, Tools], None]  # folder, that of the planted SAE, tools
-    first: Callable[[Weights, F32], int] = first_jumprelu
+    first: Callable[[Weights, F32], Code] = first_jumprelu
     saelens: bool = False  # SAELens reads it too
     fp32: bool = True
     slow: bool = False  # it has to be unpacked: no target is set, and making one takes a while
@@ -224,19 +238,17 @@ ALL = (
     Format("saelens-shards", "SAELens safetensors in two shards", "", plain(saelens_shards)),
     Format("gemma_scope", "Gemma Scope npz, stored", "params.npz", plain(npz), saelens=True),
     Format("gemma_scope-deflated", "Gemma Scope npz, deflated", "params.npz", plain(npz_deflated), slow=True),
-    Format(
-        "dictionary_learning", "dictionary_learning .pt, a zip", "", lambda f, s, t: by_torch("dictionary_learning", f, s, t), saelens=True
-    ),
-    Format(
-        "dictionary_learning-legacy",
-        "dictionary_learning .pt, as torch < 1.6 wrote it",
-        "",
-        lambda f, s, t: by_torch("dictionary_learning-legacy", f, s, t),
-    ),
+    Format("dictionary_learning", "dictionary_learning .pt, a zip", "", by_torch(legacy=False), first_relu, saelens=True),
+    Format("dictionary_learning-legacy", "dictionary_learning .pt, as torch < 1.6 wrote it", "", by_torch(legacy=True), first_relu),
     Format("sparsify", "sparsify safetensors", "", plain(sparsify), first_topk),
     Format("gguf", "GGUF", "sae.gguf", plain(gguf)),
     Format("sae", ".sae", "planted.sae", sae_file),
 )
+
+
+def first_of(folder: Path) -> Code:
+    feature, value = (folder / "first.txt").read_text().split()
+    return int(feature), float(value)
 
 
 def make(fmt: Format, src: Path, tools: Tools) -> Path:
@@ -249,7 +261,7 @@ def make(fmt: Format, src: Path, tools: Tools) -> Path:
     try:
         fmt.write(part, src, tools)
         w = load(src)
-        (part / "first.txt").write_text(f"{fmt.first(w, first_row(src, w))}\n")
+        (part / "first.txt").write_text("{} {:g}\n".format(*fmt.first(w, first_row(src, w))))
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -257,4 +269,4 @@ def make(fmt: Format, src: Path, tools: Tools) -> Path:
 
 
 if __name__ == "__main__":
-    dictionary_learning(Path(sys.argv[3]), load(Path(sys.argv[2])), sys.argv[1].endswith("legacy"))
+    dictionary_learning(Path(sys.argv[2]), load(Path(sys.argv[1])), legacy="legacy" in sys.argv[3:])

@@ -84,7 +84,9 @@ static void import_files(labels *l, const paths *from)
     sae_error err = {.struct_size = sizeof err};
     progress p = progress_start("importing", "features", l->d_sae);
     l->progress = &p;
-    expect_ok(sae_catalog_begin(l->catalog, &err), &err, l->path);
+    if (sae_catalog_begin(l->catalog, &err)) {
+        labels_fail(l, "%s", err.text);
+    }
     for (int64_t i = 0; i < from->n; i++) {
         labels_read(l, from->all[i].path, from->all[i].in_folder);
     }

@@ -40,7 +40,7 @@ typedef struct labels {
     const char *path;
     bool made; /* the catalog is new: it goes when the import fails */
     int32_t d_sae;
-    const char *file;            /* being read, as the next four */
+    const char *file;            /* being read */
     int64_t line, values, entry; /* line; how many values of the file; place in a list of rows, -1 = in none */
     bool wordless;               /* token ids without texts were met */
     feature_line joined;         /* of rows that are examples: those of one feature, and the rows, where their texts lie */

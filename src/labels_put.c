@@ -13,6 +13,7 @@ enum { MOST_ROWS = 1000 }; /* that wait to be written together */
 void labels_start(labels *l, int32_t d_sae)
 {
     l->d_sae = d_sae;
+    l->file = l->path;
     l->entry = -1;
     l->taken = take_zeros((size_t)d_sae / 8 + 1, 1);
     l->explainers = json_object();

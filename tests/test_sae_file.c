@@ -1,5 +1,7 @@
 /* .sae files whose checksums are right and whose words are wrong: each is refused with its sentence, none is believed. */
 #include <check.h>
+#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,54 @@
 #include "io/sae_file.h"
 #include "support/support.h"
 #include "support/run.h"
+
+/* ---- functions of the C library that are replaced, to fail when told ---- */
+
+static struct {
+    long at;        /* the call that fails, counted down; < 0: none */
+    int error;      /* how; 0: writes are short */
+    int link_error; /* of every link; 0: none */
+} trap = {-1, 0, 0};
+
+static bool fails(void)
+{
+    return trap.at >= 0 && trap.at-- == 0;
+}
+
+ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset)
+{
+    ssize_t (*next)(int, const void *, size_t, off_t);
+    void *found = dlsym(RTLD_NEXT, "pwrite");
+    memcpy(&next, &found, sizeof next);
+    if (!fails())
+        return next(fd, data, bytes, offset);
+    errno = trap.error;
+    return trap.error ? -1 : next(fd, data, (bytes + 1) / 2, offset);
+}
+
+int fsync(int fd)
+{
+    int (*next)(int);
+    void *found = dlsym(RTLD_NEXT, "fsync");
+    memcpy(&next, &found, sizeof next);
+    if (!fails() || !trap.error)
+        return next(fd);
+    errno = trap.error;
+    return -1;
+}
+
+int link(const char *from, const char *to)
+{
+    int (*next)(const char *, const char *);
+    void *found = dlsym(RTLD_NEXT, "link");
+    memcpy(&next, &found, sizeof next);
+    if (!trap.link_error)
+        return next(from, to);
+    errno = trap.link_error;
+    return -1;
+}
+
+/* ---- files ---- */
 
 static sae_error err;
 static char path[128];
@@ -403,6 +453,65 @@ START_TEST(a_file_that_appears_meanwhile_stays)
 }
 END_TEST
 
+/* The Nth write or sync is interrupted, short, or fails: the same file, or none and the system's words. */
+START_TEST(writes_that_fail)
+{
+    const int ways[] = {0, EINTR, EIO, ENOSPC};
+    planted p;
+    planted_make(&p, (sae_weights){.arch = SAE_JUMPRELU, .dtype = SAE_F32, .d_in = 16, .d_sae = 33}, 5);
+    sae_model *m = planted_model(&p, env), *back;
+    for (size_t w = 0; w < LENGTH(ways); w++) {
+        size_t failed = 0, silent = 0;
+        for (long n = 0; n < 200; n++) {
+            unlink(path);
+            trap.at = n;
+            trap.error = ways[w];
+            const sae_status status = sae_model_save(m, path, NULL, &err);
+            const bool reached = trap.at < 0;
+            trap.at = -1;
+            if (status) {
+                failed++;
+                refusal(__LINE__, status, SAE_E_IO, err.text, ways[w] == EIO ? "cannot write|Input/output" : "cannot write");
+                ck_assert_int_ne(access(path, F_OK), 0);
+            } else {
+                const sae_open_options check = {.struct_size = sizeof check, .check = SAE_YES};
+                ACCEPTED(sae_model_open(&back, env, path, &check, &err));
+                sae_model_free(back);
+            }
+            if (!reached)
+                break;
+            silent += !status;
+            ck_assert_int_lt(n, 100);
+        }
+        ck_assert(silent <= 1 || (ways[w] != EIO && ways[w] != ENOSPC));           /* the folder cannot be synced everywhere */
+        ck_assert(ways[w] == EIO || ways[w] == ENOSPC ? failed > 5 : failed <= 1); /* an fsync is not tried again */
+    }
+    sae_model_free(m);
+    planted_free(&p);
+}
+END_TEST
+
+/* File systems without hard links: looked at and renamed. */
+START_TEST(without_links)
+{
+    planted p;
+    planted_make(&p, (sae_weights){.arch = SAE_JUMPRELU, .dtype = SAE_F32, .d_in = 16, .d_sae = 33}, 5);
+    sae_model *m = planted_model(&p, env);
+    unlink(path);
+    trap.link_error = EPERM;
+    ACCEPTED(sae_model_save(m, path, NULL, &err));
+    ck_assert_int_eq(access(path, F_OK), 0);
+    REFUSED(SAE_E_IO, "is there already", sae_model_save(m, path, NULL, &err));
+    unlink(path);
+    trap.link_error = EIO;
+    REFUSED(SAE_E_IO, "Input/output", sae_model_save(m, path, NULL, &err));
+    ck_assert_int_ne(access(path, F_OK), 0);
+    trap.link_error = 0;
+    sae_model_free(m);
+    planted_free(&p);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("sae_file");
@@ -419,6 +528,8 @@ int main(void)
     tcase_add_test(t, texts_that_cannot_be_are_refused);
     tcase_add_test(t, values_that_are_not_finite_are_refused);
     tcase_add_test(t, a_file_that_appears_meanwhile_stays);
+    tcase_add_test(t, writes_that_fail);
+    tcase_add_test(t, without_links);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

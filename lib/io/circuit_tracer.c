@@ -56,7 +56,7 @@ static sae_status read_activation(saei_source *s, const setting *c)
     saei_parts *p = s->parts;
     const bool jumps = saei_store_find(&s->store, name) != NULL;
     const bool topk = !jumps && ((c->activation && strcmp(c->activation, "topk") == 0) || saei_store_find(&s->store, "k"));
-    double stored = 0.0;
+    int64_t stored = 0;
     sae_status status = SAE_OK;
     if (c->activation && strcmp(c->activation, "topk") != 0 && strcmp(c->activation, "relu") != 0 &&
         strcmp(c->activation, "jump_relu") != 0 && strcmp(c->activation, "jumprelu") != 0)
@@ -66,12 +66,9 @@ static sae_status read_activation(saei_source *s, const setting *c)
         see_negative(p);
     if (!topk)
         return status;
-    if (saei_store_find(&s->store, "k") && (status = saei_take_number(&stored, s, "k")))
-        return status;
     p->keeps_negative = true;
-    if (!(stored >= 0.0 && stored <= INT32_MAX))
-        return saei_fail(s->err, SAE_E_FORMAT, "%s: k = %g is no count", s->file, stored);
-    return saei_set_k(s, stored > 0.0 ? (int64_t)stored : c->k);
+    status = saei_take_count(&stored, s, "k");
+    return status ? status : saei_set_k(s, stored ? stored : c->k);
 }
 
 static sae_status read_transcoder(saei_source *s)

@@ -117,7 +117,7 @@ static sae_status fold(saei_source *s, const setting *c)
         status = saei_make_vector(&p->dec_scale, s, p->d_sae);
     for (int32_t j = 0; j < p->d_sae && !status; j++) {
         const double norm = (double)p->key_scale[j];
-        p->dec_scale[j] = norm > 0.0 ? (float)(1.0 / norm) : 0.0f;
+        p->dec_scale[j] = saei_inverse(p->key_scale[j]);
         p->key_scale[j] = (float)(norm * r);
     }
     return status;

@@ -256,7 +256,7 @@ static sae_status begin_heads(saei_source *s, const setting *c)
     p->d_in = p->d_out = c->heads * c->d;
     p->d_sae = c->heads * c->n;
     p->n_in = p->n_out = c->heads;
-    return saei_make_vector(&p->b_enc, s, p->d_sae);
+    return SAE_OK;
 }
 
 /* A three-dimensional tensor [heads][rows][columns], or a sentence. */
@@ -279,8 +279,11 @@ static sae_status read_encoder_bias(saei_source *s, const setting *c, bool sum)
     saei_parts *p = s->parts;
     const saei_array *a;
     sae_status status = saei_take_array(&a, s, "b_E");
-    if (!status && (a->n_dims != 2 || a->shape[0] != c->heads))
-        status = saei_fail(s->err, SAE_E_FORMAT, "%s: b_E is not [%d][%d], which config.json makes it", s->file, (int)c->heads, (int)c->n);
+    if (status)
+        return status;
+    if (a->n_dims != 2 || a->shape[0] != c->heads || a->shape[1] != c->n)
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: b_E is not [%d][%d], which config.json makes it", s->file, (int)c->heads, (int)c->n);
+    status = saei_make_vector(&p->b_enc, s, p->d_sae);
     for (int32_t i = 0; i < c->heads && !status; i++) {
         const saei_array row = saei_view_at(a, i);
         float *v;

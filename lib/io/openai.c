@@ -25,7 +25,7 @@ static sae_status read_activation(saei_source *s)
     saei_parts *p = s->parts;
     const saei_value *activation = saei_store_value(&s->store, "activation");
     const char *name = activation ? activation->string : "ReLU";
-    double k = 0.0;
+    int64_t k = 0;
     sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, name);
     if (status)
         return status;
@@ -37,14 +37,11 @@ static sae_status read_activation(saei_source *s)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s: activation \"%.40s\" is neither ReLU nor TopK", s->file, name ? name : "");
     p->arch = SAE_TOPK;
     p->norm = SAE_NORM_LAYER;
-    for (int i = 0; i < 2 && k == 0.0 && !status; i++)
-        if (saei_store_value(&s->store, k_names[i]) || saei_store_find(&s->store, k_names[i]))
-            status = saei_take_number(&k, s, k_names[i]);
+    for (int i = 0; i < 2 && !k && !status; i++)
+        status = saei_take_count(&k, s, k_names[i]);
     if (status || (status = read_post(s)))
         return status;
-    if (k < 0.0 || k > INT32_MAX)
-        return saei_fail(s->err, SAE_E_FORMAT, "%s: k = %g is no count", s->file, k);
-    return saei_set_k(s, (int64_t)k);
+    return saei_set_k(s, k);
 }
 
 /* A tied decoder is absent, or is the encoder once more under another name: [n_latents][n_inputs], as the encoder is. */

@@ -81,6 +81,12 @@ sae_status saei_take_view(saei_tensor *out, saei_source *s, const saei_array *vi
 /* One value of an array that has just one, or a number beside the tensors: k, a threshold. */
 sae_status saei_take_number(double *out, const saei_source *s, const char *name);
 
+/* The same where it is a count, 0 .. INT32_MAX; 0 when it is absent. */
+sae_status saei_take_count(int64_t *out, const saei_source *s, const char *name);
+
+/* All n values of an array of any shape, row by row, whatever they are: NaN may have a meaning. */
+sae_status saei_take_raw(float **out, saei_source *s, const saei_array *a, int32_t n);
+
 /* Rows and columns of a matrix whose sizes nothing else states; each is 1 .. INT32_MAX. */
 sae_status saei_take_shape(int32_t *rows, int32_t *columns, const saei_source *s, const char *name);
 

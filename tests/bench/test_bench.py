@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
 import compiled  # noqa: E402
+import formats  # noqa: E402
 import lanes  # noqa: E402
+import opening  # noqa: E402
 import planted  # noqa: E402
 import readme_table  # noqa: E402
 import report  # noqa: E402
@@ -24,8 +26,14 @@ import run  # noqa: E402
 from cases import NAMES, Group, groups  # noqa: E402
 
 BUILD = Path(os.environ.get("B", "build")).resolve()
+ECOSYSTEM = BUILD / "venv-ecosystem" / "bin" / "python"  # not on every machine: torch files are made where it is
 D_IN, D_SAE = 96, 1024
 KEYS = "case d_in d_sae batch threads impl isa prepared ms_min ms_median roof_fraction rss_mib".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def first_code() -> str:
+    return str(compiled.compile_all(BUILD)[0]["first_code"])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[run.Bench]:
     """The lanes that every machine has: libsae, and NumPy of this environment."""
     made, _ = compiled.compile_all(BUILD)
     root = tmp_path_factory.mktemp("bench")
-    bench = run.Bench(argparse.Namespace(build=root, out=None, quick=True, cases=list(NAMES), ecosystem=None))
+    (root / "sae").symlink_to(BUILD / "sae")
+    bench = run.Bench(argparse.Namespace(build=root, out=None, quick=True, cases=list(NAMES), ecosystem=ECOSYSTEM))
     bench.ceiling = lanes.Worker(lanes.Lane("ceiling", (str(made["ceiling_worker"]),)))
     numpy = lanes.Lane("numpy", (sys.executable, str(ROOT / "bench" / "peer_worker.py"), "numpy"))
     for lane in [*lanes.libsae_lanes(made["sae_worker"], lanes.best_isa()), numpy]:
@@ -96,6 +105,61 @@ def test_planted_features_fire(tmp_path: Path) -> None:
     assert all((again[name] == w).all() for name, w in weights.items())
     sparse = planted.make(tmp_path, 64, 4096, sparse=True) / "sae_weights.safetensors"
     assert sparse.stat().st_blocks * 512 < sparse.stat().st_size / 4
+
+
+@pytest.mark.parametrize("fmt", formats.ALL, ids=lambda f: f.name)
+def test_every_format_gives_the_first_code(bench: run.Bench, first_code: str, fmt: formats.Format) -> None:
+    src = planted.make(bench.build / "bench-data", D_IN, D_SAE)
+    tools = formats.Tools(bench.build / "sae", bench.ecosystem)
+    try:
+        folder = formats.make(fmt, src, tools)
+    except formats.Missing as e:
+        assert "torch" in str(e) and not bench.ecosystem
+        pytest.skip(str(e))
+    argv = (first_code, str(folder / fmt.file), str(src / "rows.f32"))
+    start = opening.Start("libsae", fmt.name, argv, formats.first_of(folder))
+    assert start.first[1] > 0
+    assert opening.take_turn(bench, start), bench.faults
+    assert start.times[0] > 0
+    assert start.mib > 0.5
+
+
+def test_opening_gives_rows(bench: run.Bench, first_code: str) -> None:
+    bench.rows.clear()
+    opening.run(bench, Path(first_code), D_IN, D_SAE)
+    opening.run_huge(bench, Path(first_code), 64, 4096)
+    assert bench.faults == []
+    ours = {r["variant"]: r for r in bench.rows if r["impl"] == "libsae"}
+    torch = {"dictionary_learning", "dictionary_learning-legacy"} if not bench.ecosystem else set()
+    assert set(ours) == {"", "probe", "probe-cold", *(f.name for f in formats.ALL if not f.slow)} - torch
+    assert [r["variant"] for r in bench.rows if r["impl"] == "numpy"] == [""]
+    for r in bench.rows:
+        assert all(k in r for k in KEYS)
+        assert r["case"] == "open"
+        assert 0 < r["ms_min"] <= r["ms_median"]
+        assert (r["features"] == 1) == r["variant"].startswith("probe")
+    assert ours["probe"]["rss_mib"] < 64
+    made = [t for t in report.targets(bench.rows) if t.got != "not measured"]
+    assert any("whatever format" in t.what for t in made)
+    assert sum("one feature" in t.what for t in made) == 2
+    assert "one feature of 64x4096, in the page cache" in report.full(result(bench.rows))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [("", "no code"), ("7", "no code"), ("8 64", "finds feature 8 first, not 7"), ("7 63.9", "gives 63.9, not 64")]
+)
+def test_a_wrong_first_code_is_a_fault(bench: run.Bench, line: str, why: str) -> None:
+    start = opening.Start("libsae", "probe", (sys.executable, "-c", f"print({line!r}); print(0)"), (7, 64))
+    assert not opening.take_turn(bench, start)
+    assert why in bench.faults.pop()
+    assert bench.faults == []
+
+
+def test_bf16_is_rounded_to_even() -> None:
+    import numpy as np
+
+    a = np.array([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -2.5], np.float32)  # two ties, one above a tie, exact
+    assert formats.from_bf16(formats.to_bf16(a)).tolist() == [1, 1 + 2**-6, 1 + 2**-7, -2.5]
 
 
 def row(impl: str, case: str = "encode", ms: float = 1.0, **other: Any) -> dict[str, Any]:
