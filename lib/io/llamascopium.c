@@ -349,10 +349,8 @@ static sae_status read_clt_biases(saei_source *s, const setting *c)
     if (status || !c->decoder_bias || (status = saei_make_vector(&p->b_dec, s, p->d_out)))
         return status;
     for (int32_t i = 0; i < c->heads && !status; i++) {
-        float *v;
         snprintf(name, sizeof name, "b_D.%d", (int)i);
-        if (!(status = saei_take_vector(&v, s, name, c->d, "d_model")))
-            memcpy(p->b_dec + (size_t)i * (size_t)c->d, v, (size_t)c->d * sizeof *v);
+        status = saei_take_into(p->b_dec + (size_t)i * (size_t)c->d, s, name, c->d, "d_model");
     }
     return status;
 }

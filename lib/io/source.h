@@ -49,6 +49,9 @@ sae_status saei_source_shards(saei_source *s, const char *name);
 /* Reads a configuration, JSON or (.yaml, .yml) YAML, and keeps its text for SAE_TEXT_CONFIG. An earlier one is forgotten. */
 sae_status saei_source_config(saei_source *s, const char *name);
 
+/* Does the name end so? */
+bool saei_ends_with(const char *name, const char *end);
+
 /* The decimal number between `before` and `after` in a name; -1 when the name is not so, or the number has more than 9 digits. */
 int32_t saei_number_in(const char *name, const char *before, const char *after);
 
@@ -66,6 +69,9 @@ sae_status saei_take_array(const saei_array **out, const saei_source *s, const c
 
 /* A vector of n values as f32, owned by the parts; `n_name` for the sentence ("d_sae"). Refuses non-finite values. */
 sae_status saei_take_vector(float **out, saei_source *s, const char *name, int32_t n, const char *n_name);
+
+/* The same into memory that is there: a stretch of a longer vector. */
+sae_status saei_take_into(float *to, const saei_source *s, const char *name, int32_t n, const char *n_name);
 
 /* The same from a one-dimensional view, and a vector that an array of one value (of any shape) fills. */
 sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name);

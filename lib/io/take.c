@@ -86,9 +86,9 @@ static sae_status read_values(float *to, const saei_source *s, const saei_array 
     return SAE_OK;
 }
 
-sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name)
+static sae_status check_vector(const saei_source *s, const saei_array *view, int32_t n, const char *n_name)
 {
-    sae_status status = check_float(s, view);
+    const sae_status status = check_float(s, view);
     if (status)
         return status;
     if (view->n_dims != 1)
@@ -96,13 +96,34 @@ sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *
     if (view->shape[0] != n)
         return saei_fail(s->err, SAE_E_FORMAT, "%s has %lld values, %s %s = %d", view->name, (long long)view->shape[0], s->sizes_from,
                          n_name, (int)n);
-    if ((status = saei_make_vector(out, s, n)) || (status = read_values(*out, s, view, n)))
-        return status;
-    for (int32_t i = 0; i < n; i++)
-        if (!isfinite((*out)[i]))
-            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", s->file, view->name, (int)i,
-                             (double)(*out)[i], damaged);
     return SAE_OK;
+}
+
+static sae_status read_finite(float *to, const saei_source *s, const saei_array *view, int32_t n)
+{
+    const sae_status status = read_values(to, s, view, n);
+    for (int32_t i = 0; i < n && !status; i++)
+        if (!isfinite(to[i]))
+            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", s->file, view->name, (int)i, (double)to[i],
+                             damaged);
+    return status;
+}
+
+sae_status saei_take_into(float *to, const saei_source *s, const char *name, int32_t n, const char *n_name)
+{
+    const saei_array *a;
+    sae_status status = saei_take_array(&a, s, name);
+    if (!status)
+        status = check_vector(s, a, n, n_name);
+    return status ? status : read_finite(to, s, a, n);
+}
+
+sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name)
+{
+    sae_status status = check_vector(s, view, n, n_name);
+    if (!status)
+        status = saei_make_vector(out, s, n);
+    return status ? status : read_finite(*out, s, view, n);
 }
 
 sae_status saei_take_vector(float **out, saei_source *s, const char *name, int32_t n, const char *n_name)

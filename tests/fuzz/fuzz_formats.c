@@ -38,6 +38,8 @@ static const struct format {
     {"", {"config.json", "model_final.pt"}},
     {"/sae_weights.safetensors", {"sae_weights.safetensors"}},
     {"/x.npz", {"x.npz"}},
+    {"", {"hyperparams.json", "sae_weights.pt"}},
+    {"/checkpoints/ae_1.pt", {"config.json", "checkpoints/ae_1.pt"}},
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 

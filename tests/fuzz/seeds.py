@@ -184,10 +184,21 @@ def gguf() -> bytes:
     return bytes([18, 0, 0, 0]) + out + np.linspace(-1, 1, at // 4, dtype=np.float32).tobytes()
 
 
+def repeats() -> bytes:
+    """A normaliser whose mean is one stored value for all inputs: a tensor with stride 0."""
+    config = json.dumps({"trainer": {"dict_class": "BatchTopKSAE"}}).encode()
+    state = {"encoder.weight": torch.ones(1).expand(64, 32), "decoder.weight": torch.ones(1).expand(32, 64), "encoder.bias": torch.ones(64)}
+    state |= {"b_dec": torch.ones(1).expand(32), "threshold": torch.ones(()), "activation_mean": torch.ones(1).expand(32)}
+    to = io.BytesIO()
+    torch.save(state | {"activation_global_scale": torch.ones(1)}, to)
+    return bytes([19, 0, 0, 0]) + struct.pack("<H", len(config)) + config + to.getvalue()
+
+
 def main(to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     (to / "shards").write_bytes(shards())
     (to / "gguf").write_bytes(gguf())
+    (to / "repeats").write_bytes(repeats())
     for entry in json.loads((GOLDEN / "golden.json").read_text())["fixtures"]:
         path = entry["path"]
         number, patterns = FORMATS.get(path) or FORMATS[path.split("/")[0]]
