@@ -118,7 +118,7 @@ def test_llama_scope(tmp_path: Path, size: tuple[int, int], act: str, flags: str
         "d_sae": n,
         "act_fn": act,
         "top_k": k,
-        "jump_relu_threshold": 0.4 if act == "jumprelu" else 0.0,
+        "jump_relu_threshold": 0.0 if act == "relu" or d == n else 0.4,  # lm_saes keeps the k largest of a topk all the same
         "norm_activation": "inference" if flags == "unscaled" else "dataset-wise",
         "dataset_average_activation_norm": average,
         "sparsity_include_decoder_norm": "norm" in flags,
@@ -145,8 +145,12 @@ def test_llama_scope(tmp_path: Path, size: tuple[int, int], act: str, flags: str
         enc, b_enc, dec = enc * norm, b_enc * norm, dec / norm[:, None]
     x = r.rows(d)
     h = (x - (b_dec if config["apply_decoder_bias_to_pre_encoder"] else 0)) @ enc + b_enc
-    z = jump(h, 0.4) if act == "jumprelu" else relu(h) if act == "relu" else relu(topk(h, k))
+    threshold = config["jump_relu_threshold"]
+    z = jump(h, threshold) if act == "jumprelu" else relu(h) if act == "relu" else relu(topk(h, k))
     agree(tmp_path, x, z, z @ dec + b_dec)
+    if act == "topk" and d != n:  # as sae-lens reads it
+        z = jump(h, 0.4)
+        agree(tmp_path, x, z, z @ dec + b_dec, architecture="jumprelu")
 
 
 # ---- llamascopium ----
