@@ -62,23 +62,36 @@ static sae_status read_config(saei_source *s, setting *c)
     return read_scales(s, c);
 }
 
-/* A top-k with a threshold was published as JumpReLU: the threshold stands in for the selection. */
+/* A top-k with a threshold: lm_saes selects k all the same, sae-lens takes the threshold in place of the selection, which the option can choose. */
+static sae_status read_topk(saei_source *s, const setting *c)
+{
+    s->parts->arch = SAE_TOPK;
+    sae_status status = saei_set_k(s, c->k);
+    if (!status && c->threshold > 0.0)
+        status =
+            saei_warn(s,
+                      "act_fn is topk and jump_relu_threshold = %g: the %d largest are kept, as lm_saes does; sae-lens keeps what is above "
+                      "the threshold, as the option architecture = jumprelu does",
+                      c->threshold, (int)s->parts->k);
+    return status;
+}
+
 static sae_status read_arch(saei_source *s, const setting *c)
 {
     saei_parts *p = s->parts;
     const char *act = c->act ? c->act : "";
+    const bool jumps = s->opt->architecture && strcmp(s->opt->architecture, "jumprelu") == 0;
     sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, act);
     if (status)
         return status;
     if (strcmp(act, "relu") == 0) {
         p->arch = SAE_STANDARD;
-    } else if (strcmp(act, "jumprelu") == 0 || (strcmp(act, "topk") == 0 && c->threshold > 0.0)) {
+    } else if (strcmp(act, "jumprelu") == 0 || (strcmp(act, "topk") == 0 && c->threshold > 0.0 && jumps)) {
         p->arch = SAE_JUMPRELU;
         p->keeps_negative = c->threshold < 0.0; /* the formula has no relu */
         status = saei_fill_vector(&p->threshold, s, p->d_sae, c->threshold);
     } else if (strcmp(act, "topk") == 0) {
-        p->arch = SAE_TOPK;
-        status = saei_set_k(s, c->k);
+        status = read_topk(s, c);
     } else {
         status = saei_fail(s->err, SAE_E_UNSUPPORTED, "hyperparams.json: act_fn \"%.40s\" is none of relu, jumprelu, topk", act);
     }

@@ -20,8 +20,11 @@ Tensors = dict[str, Any]
 F32, F16, BF16, F64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
 DTYPES = {"f32": F32, "f16": F16, "bf16": BF16, "f64": F64}
 
-# d_in, d_sae: no multiples of a vector, fewer features than inputs, a square (in which only the format says what is transposed), one feature
+# d_in, d_sae: no multiples of a vector, fewer features than inputs, squares (only the format says what is transposed), one feature
 SIZES = [(37, 131), (48, 19), (33, 33), (16, 16), (5, 1), (1, 7)]
+
+# Every size once, every type at least once, and the square and the first size in more than one
+PAIRS = [*zip(SIZES, ["f64", "f16", "bf16", "f32", "f32", "bf16"]), (SIZES[0], "f32"), (SIZES[2], "f16")]
 
 
 class Weights(NamedTuple):

@@ -4,7 +4,6 @@ What sae-lens reads itself is in test_formats_saelens.py. Needs torch and safete
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any, Callable
@@ -20,25 +19,18 @@ import checkpoints as c  # noqa: E402
 from checkpoints import DTYPES, F32, SIZES, Array, Random, agree, f64, jump, relu, safetensors, topk, torch_file, write_json  # noqa: E402
 
 EACH_SIZE = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-EACH_DTYPE = pytest.mark.parametrize("dtype", sorted(DTYPES))
-
-
-def k_of(n: int, kind: str) -> int:
-    return {"one": 1, "all": n, "some": max(1, n // 5)}[kind]
-
-
-EACH_K = pytest.mark.parametrize("kind", ["one", "some", "all"])
+FEW_SIZES = pytest.mark.parametrize("size", SIZES[:3], ids=lambda s: f"{s[0]}x{s[1]}")
+EACH_PAIR = pytest.mark.parametrize("size,dtype", c.PAIRS, ids=lambda v: v if isinstance(v, str) else f"{v[0]}x{v[1]}")
 
 
 # ---- sparsify ----
 
 
 @EACH_SIZE
-@EACH_K
 @pytest.mark.parametrize("flags", ["", "skip", "transcode", "skip transcode", "signed", "groupmax", "old"])
-def test_sparsify(tmp_path: Path, size: tuple[int, int], kind: str, flags: str) -> None:
+def test_sparsify(tmp_path: Path, size: tuple[int, int], flags: str) -> None:
     d, n = size
-    k = k_of(n, kind)
+    k = (1, max(1, n // 5), n)[(d + len(flags)) % 3]
     if flags == "groupmax" and n % k:
         k = 1
     r = Random(d * n + k, list(DTYPES.values())[(d + k) % 4])
@@ -49,7 +41,11 @@ def test_sparsify(tmp_path: Path, size: tuple[int, int], kind: str, flags: str) 
     if flags == "old":
         config |= {"signed": False}
     else:
-        config |= {"activation": "groupmax" if flags == "groupmax" else "topk", "transcode": "transcode" in flags, "signed": flags == "signed"}
+        config |= {
+            "activation": "groupmax" if flags == "groupmax" else "topk",
+            "transcode": "transcode" in flags,
+            "signed": flags == "signed",
+        }
     config |= {"skip_connection": "skip" in flags}
     if "skip" in flags:
         tensors["W_skip"] = skip
@@ -74,8 +70,7 @@ def test_sparsify(tmp_path: Path, size: tuple[int, int], kind: str, flags: str) 
 # ---- OpenAI ----
 
 
-@EACH_SIZE
-@EACH_DTYPE
+@EACH_PAIR
 @pytest.mark.parametrize("kind", ["relu", "relu first files", "topk", "topk as written", "tied", "tied as written", "identity"])
 def test_openai(tmp_path: Path, size: tuple[int, int], dtype: str, kind: str) -> None:
     d, n = size
@@ -109,7 +104,7 @@ def test_openai(tmp_path: Path, size: tuple[int, int], dtype: str, kind: str) ->
 # ---- Llama Scope, first release ----
 
 
-@EACH_SIZE
+@FEW_SIZES
 @pytest.mark.parametrize("act", ["jumprelu", "relu", "topk"])
 @pytest.mark.parametrize("flags", ["", "norm", "bias", "norm bias", "no bias", "unscaled"])
 def test_llama_scope(tmp_path: Path, size: tuple[int, int], act: str, flags: str) -> None:
@@ -123,7 +118,7 @@ def test_llama_scope(tmp_path: Path, size: tuple[int, int], act: str, flags: str
         "d_sae": n,
         "act_fn": act,
         "top_k": k,
-        "jump_relu_threshold": 0.4 if act == "jumprelu" else 0.0,
+        "jump_relu_threshold": 0.0 if act == "relu" or d == n else 0.4,  # lm_saes keeps the k largest of a topk all the same
         "norm_activation": "inference" if flags == "unscaled" else "dataset-wise",
         "dataset_average_activation_norm": average,
         "sparsity_include_decoder_norm": "norm" in flags,
@@ -150,8 +145,12 @@ def test_llama_scope(tmp_path: Path, size: tuple[int, int], act: str, flags: str
         enc, b_enc, dec = enc * norm, b_enc * norm, dec / norm[:, None]
     x = r.rows(d)
     h = (x - (b_dec if config["apply_decoder_bias_to_pre_encoder"] else 0)) @ enc + b_enc
-    z = jump(h, 0.4) if act == "jumprelu" else relu(h) if act == "relu" else relu(topk(h, k))
+    threshold = config["jump_relu_threshold"]
+    z = jump(h, threshold) if act == "jumprelu" else relu(h) if act == "relu" else relu(topk(h, k))
     agree(tmp_path, x, z, z @ dec + b_dec)
+    if act == "topk" and d != n:  # as sae-lens reads it
+        z = jump(h, 0.4)
+        agree(tmp_path, x, z, z @ dec + b_dec, architecture="jumprelu")
 
 
 # ---- llamascopium ----
@@ -183,7 +182,7 @@ ACTS = {
 }
 
 
-@EACH_SIZE
+@FEW_SIZES
 @pytest.mark.parametrize("act", ["relu", "jumprelu", "topk", "ReLU"])
 @pytest.mark.parametrize("norm", ["inference", "token-wise", "dataset-wise"])
 @pytest.mark.parametrize("include", [True, False])
@@ -216,7 +215,7 @@ def test_llamascopium_sae(tmp_path: Path, size: tuple[int, int], act: str, norm:
     agree(tmp_path, x, z, y, scale=float((1 / s_out).max()))
 
 
-@pytest.mark.parametrize("size", [(19, 38), (16, 16), (24, 7)], ids=str)
+@pytest.mark.parametrize("size", [(19, 38), (16, 16)], ids=str)
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("act", ["relu", "jumprelu"])
 @pytest.mark.parametrize("norm", ["inference", "dataset-wise"])
@@ -249,7 +248,7 @@ def test_llamascopium_crosscoder(tmp_path: Path, size: tuple[int, int], heads: i
 STACKED = {"W_E": "enc", "b_E": "b_enc", "W_D": "dec", "b_D": "b_dec"}
 
 
-@pytest.mark.parametrize("size", [(19, 38), (16, 16), (24, 7)], ids=str)
+@pytest.mark.parametrize("size", [(19, 38), (16, 16)], ids=str)
 @pytest.mark.parametrize("layers", [1, 2, 4])
 @pytest.mark.parametrize("act", ["relu", "jumprelu", "layertopk"])
 @pytest.mark.parametrize("norm", ["inference", "dataset-wise"])
@@ -278,9 +277,7 @@ def test_llamascopium_clt(tmp_path: Path, size: tuple[int, int], layers: int, ac
         length = np.sqrt(np.hstack([sum((f64(dec[to][i]) ** 2).sum(axis=1) for to in range(i, layers)) for i in range(layers)]))
     kind = "topk" if act == "layertopk" else act
     z = ACTS[kind](h * length, np.exp(f64(log_theta)).reshape(-1), config["top_k"]) / length
-    y = [
-        (sum(z[:, i * n : (i + 1) * n] @ f64(dec[to][i]) for i in range(to + 1)) + f64(w[to].b_dec)) / s_out[to] for to in range(layers)
-    ]
+    y = [(sum(z[:, i * n : (i + 1) * n] @ f64(dec[to][i]) for i in range(to + 1)) + f64(w[to].b_dec)) / s_out[to] for to in range(layers)]
     sae = agree(tmp_path, x, z, np.hstack(y), scale=1 / min(s_out))
     assert (sae.info["n_in"], sae.info["n_out"], sae.info["n_blocks"]) == (layers, layers, layers)
     enc = np.asarray(sae.W_enc_row(n * layers - 1))  # reads its own layer alone
@@ -289,7 +286,9 @@ def test_llamascopium_clt(tmp_path: Path, size: tuple[int, int], layers: int, ac
     np.testing.assert_allclose(sae.W_dec_row(n)[d : 2 * d] if layers > 1 else 0, f64(dec[1][1])[0] if layers > 1 else 0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"act_fn": "batchtopk"}, {"norm_activation": "batch-wise"}, {"use_glu_encoder": True}, {"sae_type": "lorsa"}])
+@pytest.mark.parametrize(
+    "change", [{"act_fn": "batchtopk"}, {"norm_activation": "batch-wise"}, {"use_glu_encoder": True}, {"sae_type": "lorsa"}]
+)
 def test_llamascopium_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     w = Random(1).weights(8, 16)
     config = scopium("sae", 8, 16, "relu", "inference", True, hook_point_in="a", hook_point_out="a")
@@ -302,8 +301,7 @@ def test_llamascopium_refused(tmp_path: Path, change: dict[str, Any]) -> None:
 # ---- circuit-tracer ----
 
 
-@EACH_SIZE
-@EACH_DTYPE
+@EACH_PAIR
 @pytest.mark.parametrize("act", ["relu", "jumprelu", "topk"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_circuit_tracer_set(tmp_path: Path, size: tuple[int, int], dtype: str, act: str, skip: bool) -> None:
@@ -331,9 +329,8 @@ def test_circuit_tracer_set(tmp_path: Path, size: tuple[int, int], dtype: str, a
         assert sae.info["hook_name"] == f"blocks.{layer}.hook_resid_mid"
 
 
-@pytest.mark.parametrize("size", [(19, 38), (16, 16), (24, 7)], ids=str)
-@pytest.mark.parametrize("layers", [1, 2, 12])
-@EACH_DTYPE
+@pytest.mark.parametrize("size", [(19, 38), (16, 16)], ids=str)
+@pytest.mark.parametrize("layers,dtype", [(1, "f32"), (2, "bf16"), (3, "f64"), (12, "f16")])
 @pytest.mark.parametrize("act", ["relu", "jumprelu"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_circuit_tracer_clt(tmp_path: Path, size: tuple[int, int], layers: int, dtype: str, act: str, skip: bool) -> None:
@@ -367,9 +364,8 @@ def test_circuit_tracer_clt(tmp_path: Path, size: tuple[int, int], layers: int, 
 # ---- Gemma Scope 2 ----
 
 
-@pytest.mark.parametrize("size", [(19, 38), (16, 16), (24, 7)], ids=str)
-@pytest.mark.parametrize("layers", [1, 3])
-@EACH_DTYPE
+@pytest.mark.parametrize("size", [(19, 38), (16, 16)], ids=str)
+@pytest.mark.parametrize("layers,dtype", [(1, "f32"), (2, "bf16"), (3, "f64"), (3, "f16")])
 @pytest.mark.parametrize("affine", [False, True])
 def test_gemma_scope_2_clt(tmp_path: Path, size: tuple[int, int], layers: int, dtype: str, affine: bool) -> None:
     d, n = size
@@ -428,7 +424,15 @@ def dl_state(kind: str, r: Random, d: int, n: int, k: int) -> tuple[dict[str, An
     return states[kind], run
 
 
-DL = ["AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"]
+DL = [
+    "AutoEncoder",
+    "AutoEncoderNew",
+    "GatedAutoEncoder",
+    "JumpReluAutoEncoder",
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
+    "MatryoshkaBatchTopKSAE",
+]
 
 
 def dl_config(kind: str, d: int, n: int, k: int) -> dict[str, Any]:
@@ -436,8 +440,7 @@ def dl_config(kind: str, d: int, n: int, k: int) -> dict[str, Any]:
     return {"trainer": trainer | ({"k": k} if "TopK" in kind else {}), "buffer": {"ctx_len": 128}}
 
 
-@EACH_SIZE
-@EACH_DTYPE
+@EACH_PAIR
 @pytest.mark.parametrize("kind", DL)
 def test_dictionary_learning(tmp_path: Path, size: tuple[int, int], dtype: str, kind: str) -> None:
     d, n = size
@@ -450,21 +453,23 @@ def test_dictionary_learning(tmp_path: Path, size: tuple[int, int], dtype: str, 
     x = r.rows(d)
     sae = agree(folder, x, *run(x))
     assert sae.info["hook_name"] == "resid_5"
-    backup = {"step": 7, "ae": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}}
-    torch_file(folder / "ae.pt", backup | {"config": {"k": k}, "norm_factor": 1.5})
-    assert libsae.open(str(folder)).fingerprint == sae.fingerprint
+    same = sae.fingerprint
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}
+    write_json(tmp_path / "backup" / "config.json", dl_config(kind, d, n, k))
+    torch_file(tmp_path / "backup" / "ae.pt", {"step": 7, "ae": state, "optimizer": optimizer, "config": {"k": k}, "norm_factor": 1.5})
+    assert libsae.open(str(tmp_path / "backup")).fingerprint == same
     for step in (500, 1000):  # as training.py writes them: the configuration is one folder up
         torch_file(folder / "checkpoints" / f"ae_{step}.pt", state)
-    assert libsae.open(str(folder / "checkpoints" / "ae_1000.pt")).fingerprint == sae.fingerprint
+    assert libsae.open(str(folder / "checkpoints" / "ae_1000.pt")).fingerprint == same
     with pytest.raises(libsae.SaeError, match="ae_1000.pt"):  # which of the two?
         libsae.open(str(folder / "checkpoints"))
-    assert libsae.open(str(folder / "checkpoints"), layer="ae_500").fingerprint == sae.fingerprint
+    assert libsae.open(str(folder / "checkpoints"), layer="ae_500").fingerprint == same
 
 
 # ---- crosscoder_learning ----
 
 
-@pytest.mark.parametrize("size", [(19, 38), (16, 16), (24, 7)], ids=str)
+@pytest.mark.parametrize("size", [(19, 38), (16, 16)], ids=str)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["CrossCoder", "BatchTopKCrossCoder"])
 @pytest.mark.parametrize("normaliser", ["absent", "nan", "set"])
@@ -477,9 +482,16 @@ def test_crosscoder_learning(tmp_path: Path, size: tuple[int, int], layers: int,
     state["code_normalization_id"] = torch.tensor({"CROSSCODER": 1, "SAE": 2}[counted])
     mean, by = r.normal(layers, d), r.between(0.5, 2.0, layers)
     if normaliser != "absent":
-        state |= {"activation_mean": mean, "activation_std": torch.ones(layers, d), "activation_global_scale": by, "target_rms": torch.tensor(1.0)}
+        state |= {
+            "activation_mean": mean,
+            "activation_std": torch.ones(layers, d),
+            "activation_global_scale": by,
+            "target_rms": torch.tensor(1.0),
+        }
     if normaliser == "nan":
-        state |= {name: torch.full_like(state[name], float("nan")) for name in ("activation_mean", "activation_std", "activation_global_scale")}
+        state |= {
+            name: torch.full_like(state[name], float("nan")) for name in ("activation_mean", "activation_std", "activation_global_scale")
+        }
     if kind != "CrossCoder":
         state |= {"threshold": torch.tensor(0.7), "k": torch.tensor(4)}
     config = {"dict_class": kind, "activation_dim": d, "dict_size": n, "code_normalization": counted, "num_layers": layers}
@@ -505,8 +517,7 @@ def test_crosscoder_learning(tmp_path: Path, size: tuple[int, int], layers: int,
 # ---- files known by their tensors ----
 
 
-@EACH_SIZE
-@EACH_DTYPE
+@EACH_PAIR
 @pytest.mark.parametrize("legacy", [False, True])
 def test_apollo(tmp_path: Path, size: tuple[int, int], dtype: str, legacy: bool) -> None:
     d, n = size
@@ -555,8 +566,7 @@ def test_gguf(tmp_path: Path, size: tuple[int, int], dtype: str, kind: str) -> N
 
 
 @EACH_SIZE
-@pytest.mark.parametrize("deflated,fortran", itertools.product([False, True], [False, True]))
-@pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
+@pytest.mark.parametrize("deflated,fortran,dtype", [(False, False, "f64"), (True, False, "f32"), (False, True, "f32"), (True, True, "f16")])
 def test_gemma_scope_npz(tmp_path: Path, size: tuple[int, int], deflated: bool, fortran: bool, dtype: str) -> None:
     d, n = size
     r = Random(d + n, DTYPES[dtype])
