@@ -9,13 +9,13 @@
 
 /* ---- what the path says ---- */
 
-/* What follows `start` in the first component of the path that begins with it; NULL without. `whole`: nothing may follow. */
-static const char *component(const saei_source *s, const char *start, bool whole)
+/* What follows `start` at the beginning of a component of the path, the first such; NULL without. `start` may hold slashes. */
+static const char *component(const saei_source *s, const char *start)
 {
     const size_t n = strlen(start);
     for (const char *at = s->folder; at; at = strchr(at, '/')) {
         at += *at == '/';
-        if (strncmp(at, start, n) == 0 && (!whole || !at[n] || at[n] == '/'))
+        if (strncmp(at, start, n) == 0)
             return at + n;
     }
     return NULL;
@@ -29,7 +29,7 @@ static bool path_has(const saei_source *s, const char *text)
 static sae_status set_hooks(saei_source *s, const char *in, const char *out)
 {
     char name[64];
-    const char *layer = component(s, "layer_", false);
+    const char *layer = component(s, "layer_");
     const char *const hooks[] = {in, out};
     const int32_t whats[] = {SAE_TEXT_HOOK_NAME, SAE_TEXT_HOOK_NAME_OUT};
     for (int i = 0; i < 2 && layer; i++) {
@@ -100,7 +100,7 @@ sae_status saei_read_gemma_scope(saei_source *s)
     if (status || (status = saei_only(s, names)) || (status = read_params(s)) ||
         (status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, "jumprelu")))
         return status;
-    if (component(s, "embedding", true))
+    if (component(s, "embedding/width_"))
         return scale_embedding(s);
     return hooks_of_path(s);
 }
