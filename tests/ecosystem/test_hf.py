@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import libsae
@@ -527,3 +530,13 @@ def test_a_failed_pass_leaves_nothing_behind(model: Any, sae: libsae.Sae) -> Non
             model(torch.full((2, 7), VOCAB))
         assert same(model(ids).logits, want)
     assert s.counts[1].calls == 2 and s.passes == 3
+
+
+def test_the_example_steers_every_token() -> None:
+    script = Path(__file__).resolve().parents[2] / "examples/python/steer_transformers.py"
+    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
+    # 4 + 2 tokens of the prompts, then 7 steps of two
+    assert "Counts(calls=8, rows=22, taken=20, skipped={'padding': 2})" in said
+    before, after = re.findall(r"sequence 0: (.*) -> (.*)", said)[0]
+    assert before != after
+    assert len(re.findall(r"^sequence \d, token \d: ", said, re.MULTILINE)) == 6
