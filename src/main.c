@@ -15,8 +15,8 @@ static void print_help(void)
     for (int i = 0; i < N_COMMANDS; i++) {
         printf("  %-15s %s\n", commands[i]->name, commands[i]->summary);
     }
-    printf("\n`sae COMMAND --help` tells the rest; `sae --version` the version. PATH is the folder or file of a published SAE\n"
-           "one. Rows and codes are .npy, .npz or safetensors files, or - for a pipe.\n"
+    printf("\n`sae COMMAND --help` tells the rest; `sae --version` the version. PATH is the folder or file of a published\n"
+           "SAE. Rows and codes are .npy, .npz or safetensors files, or - for a pipe.\n"
            "Exit status: 0 done, 1 failed (one sentence on standard error says why), 2 the command line is wrong.\n");
 }
 

@@ -493,6 +493,8 @@ class Sae:
                     "keeps_negative": info.keeps_negative == _abi.SAE_YES,
                     "norm_in_only": info.norm_in_only == _abi.SAE_YES,
                     "returns_unscaled": info.returns_unscaled == _abi.SAE_YES,
+                    "stops_on_repeat": info.stops_on_repeat == _abi.SAE_YES,
+                    "residual_threshold": info.residual_threshold,
                     "warnings": tuple(lib.sae_model_warning(model, i).decode("utf-8", "replace") for i in range(count)),
                     "config": text(_abi.SAE_TEXT_CONFIG),
                 }
@@ -504,7 +506,8 @@ class Sae:
         writes, if that is another), catalog (that belongs to a .sae file), d_in, d_sae, d_out, k (0 where there is none), dtype (of
         W_enc: "f32", "f16", "bf16"), w_enc_dtype, w_dec_dtype, normalize_activations, norm_scaling_factor,
         apply_b_dec_to_input, rescale_by_decoder_norm, n_in and n_out (hook points that a row consists of), n_blocks (encoders),
-        has_skip, keeps_negative (codes may be), norm_in_only, returns_unscaled, warnings (sentences), config (as it is stored).
+        has_skip, keeps_negative (codes may be), norm_in_only, returns_unscaled, stops_on_repeat, residual_threshold, warnings
+        (sentences), config (as it is stored).
         Texts that the file does not have are ""."""
         return self._info
 
@@ -736,8 +739,8 @@ class Sae:
     def probe(self, x: Rows, features: Features, pre: bool = False, out: Rows | None = None) -> Any:
         """Codes of a few features: float32 [n_rows][len(features)], bit-equal to what encode gives, 0 where inactive.
 
-        Costs no encode, except for top-k SAEs, where the other features decide. `pre` gives the pre-activations instead,
-        for top-k too. Encoder columns are gathered once and remembered for the last few lists of features."""
+        Costs no encode, except where features compete (top-k, groupmax, matching pursuit). `pre` gives the pre-activations
+        instead, there too. Encoder columns are gathered once and remembered for the last few lists of features."""
         v = arrays.rows(x, self._d_in, "x")
         ids = arrays.ints(features, "features")
         to = arrays.out(out, v.n, len(ids))
