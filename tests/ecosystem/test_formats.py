@@ -49,7 +49,11 @@ def test_sparsify(tmp_path: Path, size: tuple[int, int], kind: str, flags: str) 
     if flags == "old":
         config |= {"signed": False}
     else:
-        config |= {"activation": "groupmax" if flags == "groupmax" else "topk", "transcode": "transcode" in flags, "signed": flags == "signed"}
+        config |= {
+            "activation": "groupmax" if flags == "groupmax" else "topk",
+            "transcode": "transcode" in flags,
+            "signed": flags == "signed",
+        }
     config |= {"skip_connection": "skip" in flags}
     if "skip" in flags:
         tensors["W_skip"] = skip
@@ -278,9 +282,7 @@ def test_llamascopium_clt(tmp_path: Path, size: tuple[int, int], layers: int, ac
         length = np.sqrt(np.hstack([sum((f64(dec[to][i]) ** 2).sum(axis=1) for to in range(i, layers)) for i in range(layers)]))
     kind = "topk" if act == "layertopk" else act
     z = ACTS[kind](h * length, np.exp(f64(log_theta)).reshape(-1), config["top_k"]) / length
-    y = [
-        (sum(z[:, i * n : (i + 1) * n] @ f64(dec[to][i]) for i in range(to + 1)) + f64(w[to].b_dec)) / s_out[to] for to in range(layers)
-    ]
+    y = [(sum(z[:, i * n : (i + 1) * n] @ f64(dec[to][i]) for i in range(to + 1)) + f64(w[to].b_dec)) / s_out[to] for to in range(layers)]
     sae = agree(tmp_path, x, z, np.hstack(y), scale=1 / min(s_out))
     assert (sae.info["n_in"], sae.info["n_out"], sae.info["n_blocks"]) == (layers, layers, layers)
     enc = np.asarray(sae.W_enc_row(n * layers - 1))  # reads its own layer alone
@@ -289,7 +291,9 @@ def test_llamascopium_clt(tmp_path: Path, size: tuple[int, int], layers: int, ac
     np.testing.assert_allclose(sae.W_dec_row(n)[d : 2 * d] if layers > 1 else 0, f64(dec[1][1])[0] if layers > 1 else 0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"act_fn": "batchtopk"}, {"norm_activation": "batch-wise"}, {"use_glu_encoder": True}, {"sae_type": "lorsa"}])
+@pytest.mark.parametrize(
+    "change", [{"act_fn": "batchtopk"}, {"norm_activation": "batch-wise"}, {"use_glu_encoder": True}, {"sae_type": "lorsa"}]
+)
 def test_llamascopium_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     w = Random(1).weights(8, 16)
     config = scopium("sae", 8, 16, "relu", "inference", True, hook_point_in="a", hook_point_out="a")
@@ -428,7 +432,15 @@ def dl_state(kind: str, r: Random, d: int, n: int, k: int) -> tuple[dict[str, An
     return states[kind], run
 
 
-DL = ["AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"]
+DL = [
+    "AutoEncoder",
+    "AutoEncoderNew",
+    "GatedAutoEncoder",
+    "JumpReluAutoEncoder",
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
+    "MatryoshkaBatchTopKSAE",
+]
 
 
 def dl_config(kind: str, d: int, n: int, k: int) -> dict[str, Any]:
@@ -450,7 +462,11 @@ def test_dictionary_learning(tmp_path: Path, size: tuple[int, int], dtype: str, 
     x = r.rows(d)
     sae = agree(folder, x, *run(x))
     assert sae.info["hook_name"] == "resid_5"
-    backup = {"step": 7, "ae": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}}
+    backup = {
+        "step": 7,
+        "ae": state,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(d, n)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]},
+    }
     torch_file(folder / "ae.pt", backup | {"config": {"k": k}, "norm_factor": 1.5})
     assert libsae.open(str(folder)).fingerprint == sae.fingerprint
     for step in (500, 1000):  # as training.py writes them: the configuration is one folder up
@@ -477,9 +493,16 @@ def test_crosscoder_learning(tmp_path: Path, size: tuple[int, int], layers: int,
     state["code_normalization_id"] = torch.tensor({"CROSSCODER": 1, "SAE": 2}[counted])
     mean, by = r.normal(layers, d), r.between(0.5, 2.0, layers)
     if normaliser != "absent":
-        state |= {"activation_mean": mean, "activation_std": torch.ones(layers, d), "activation_global_scale": by, "target_rms": torch.tensor(1.0)}
+        state |= {
+            "activation_mean": mean,
+            "activation_std": torch.ones(layers, d),
+            "activation_global_scale": by,
+            "target_rms": torch.tensor(1.0),
+        }
     if normaliser == "nan":
-        state |= {name: torch.full_like(state[name], float("nan")) for name in ("activation_mean", "activation_std", "activation_global_scale")}
+        state |= {
+            name: torch.full_like(state[name], float("nan")) for name in ("activation_mean", "activation_std", "activation_global_scale")
+        }
     if kind != "CrossCoder":
         state |= {"threshold": torch.tensor(0.7), "k": torch.tensor(4)}
     config = {"dict_class": kind, "activation_dim": d, "dict_size": n, "code_normalization": counted, "num_layers": layers}
