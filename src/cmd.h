@@ -8,6 +8,7 @@ extern const command cmd_info;
 extern const command cmd_convert;
 extern const command cmd_encode;
 extern const command cmd_decode;
+extern const command cmd_forward;
 extern const command cmd_neighbors;
 extern const command cmd_steer;
 extern const command cmd_catalog_build;

@@ -307,6 +307,9 @@ static void check_fit(const job *j)
     if (!j->given.force && *hook != '\0' && strcmp(hook, j->in.hook_name) != 0) {
         die("%s: the rows are from '%s', the SAE is for '%s' (--force takes them all the same)", j->folder, j->in.hook_name, hook);
     }
+    if (j->s.info.arch == SAE_TEMPORAL) {
+        die("%s: the codes of a temporal SAE depend on the rows before, and shards are cut anywhere", j->given.sae_path);
+    }
     if (j->in.unembed != NULL && j->s.info.d_out != j->s.info.d_in) {
         die("%s: has an unembedding of d_in = %d, the SAE writes d_out = %d", j->folder, j->s.info.d_in, j->s.info.d_out);
     }

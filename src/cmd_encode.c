@@ -97,11 +97,10 @@ static void begin_output(job *j)
 
 static void begin(job *j, const model_args *m)
 {
-    sae_error err = {.struct_size = sizeof err};
     j->s = session_open(m, j->path, true);
     j->rows = rows_open(j->rows_path, j->io.tensor, j->io.bits, j->s.info.d_in, "d_in");
-    expect_ok(sae_ctx_create(&j->ctx, j->s.model, NULL, &err), &err, j->path);
-    j->room = rows_block(&j->rows);
+    j->ctx = session_ctx(&j->s, &j->rows, j->path);
+    j->room = session_block(&j->s, &j->rows);
     j->codes = codes_room(j->room);
     j->l0_min = INT64_MAX;
     j->tops = j->top > 0 && j->io.json ? json_array() : NULL;

@@ -25,16 +25,16 @@ static void norms_of(const session *s, int32_t tensor, int32_t d, float *norms, 
 {
     enum { BLOCK = 256 };
     int64_t n = s->info.d_sae;
-    float *rows = take((size_t)BLOCK * (size_t)d, sizeof *rows);
+    float *block = take((size_t)BLOCK * (size_t)d, sizeof *block);
     progress p = progress_start("measuring", "features", n);
     for (int64_t first = 0; first < n; first += BLOCK) {
         int64_t m = n - first < BLOCK ? n - first : BLOCK;
         sae_error err = {.struct_size = sizeof err};
-        expect_ok(sae_model_read(s->model, tensor, first, m, rows, &err), &err, path);
+        expect_ok(sae_model_read(s->model, tensor, first, m, block, &err), &err, path);
         for (int64_t i = 0; i < m; i++) {
             double square = 0;
             for (int32_t k = 0; k < d; k++) {
-                double w = rows[i * d + k];
+                double w = block[i * d + k];
                 square += w * w;
             }
             norms[first + i] = (float)sqrt(square);
@@ -42,7 +42,7 @@ static void norms_of(const session *s, int32_t tensor, int32_t d, float *norms, 
         progress_at(&p, first + m);
     }
     progress_end(&p);
-    free(rows);
+    free(block);
 }
 
 /* The spread of those that are finite: zeros, if none is. */
@@ -139,6 +139,44 @@ static void add_text(json_t *root, const char *key, const session *s, int32_t wh
     json_object_set_new(root, key, report_text(sae_model_text(s->model, what)));
 }
 
+static void add_model(json_t *root, const sae_info *i)
+{
+    json_object_set_new(root, "d_in", json_integer(i->d_in));
+    json_object_set_new(root, "d_sae", json_integer(i->d_sae));
+    json_object_set_new(root, "d_out", json_integer(i->d_out));
+    json_object_set_new(root, "k", json_integer(i->k));
+    json_object_set_new(root, "w_enc_dtype", json_string(sae_dtype_name(i->w_enc_dtype)));
+    json_object_set_new(root, "w_dec_dtype", json_string(sae_dtype_name(i->w_dec_dtype)));
+    json_object_set_new(root, "normalize_activations", json_string(sae_norm_name(i->norm)));
+    json_object_set_new(root, "norm_scaling_factor", report_number(i->norm_scaling_factor));
+    json_object_set_new(root, "apply_b_dec", json_boolean(i->apply_b_dec == SAE_YES));
+    json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
+    json_object_set_new(root, "n_in", json_integer(i->n_in));
+    json_object_set_new(root, "n_out", json_integer(i->n_out));
+    json_object_set_new(root, "n_blocks", json_integer(i->n_blocks));
+    json_object_set_new(root, "has_skip", json_boolean(i->has_skip == SAE_YES));
+    json_object_set_new(root, "keeps_negative", json_boolean(i->keeps_negative == SAE_YES));
+    json_object_set_new(root, "norm_in_only", json_boolean(i->norm_in_only == SAE_YES));
+    json_object_set_new(root, "returns_unscaled", json_boolean(i->returns_unscaled == SAE_YES));
+    json_object_set_new(root, "stops_on_repeat", json_boolean(i->stops_on_repeat == SAE_YES));
+    json_object_set_new(root, "residual_threshold", report_number((double)i->residual_threshold));
+}
+
+static void add_sentences(json_t *root, const session *s, const facts *f)
+{
+    json_t *warnings = json_array();
+    for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
+        json_array_append_new(warnings, report_text(sae_model_warning(s->model, w)));
+    }
+    json_object_set_new(root, "warnings", warnings);
+    char sentences[NOTES][NOTE];
+    json_t *notes = json_array();
+    for (int note = 0, n = notes_of(sentences, s, f); note < n; note++) {
+        json_array_append_new(notes, json_string(sentences[note]));
+    }
+    json_object_set_new(root, "notes", notes);
+}
+
 static void print_json(const session *s, const facts *f)
 {
     const sae_info *i = &s->info;
@@ -152,16 +190,7 @@ static void print_json(const session *s, const facts *f)
     add_text(root, "hook_name", s, SAE_TEXT_HOOK_NAME);
     add_text(root, "hook_name_out", s, SAE_TEXT_HOOK_NAME_OUT);
     add_text(root, "catalog", s, SAE_TEXT_CATALOG);
-    json_object_set_new(root, "d_in", json_integer(i->d_in));
-    json_object_set_new(root, "d_sae", json_integer(i->d_sae));
-    json_object_set_new(root, "d_out", json_integer(i->d_out));
-    json_object_set_new(root, "k", json_integer(i->k));
-    json_object_set_new(root, "w_enc_dtype", json_string(sae_dtype_name(i->w_enc_dtype)));
-    json_object_set_new(root, "w_dec_dtype", json_string(sae_dtype_name(i->w_dec_dtype)));
-    json_object_set_new(root, "normalize_activations", json_string(sae_norm_name(i->norm)));
-    json_object_set_new(root, "norm_scaling_factor", report_number(i->norm_scaling_factor));
-    json_object_set_new(root, "apply_b_dec", json_boolean(i->apply_b_dec == SAE_YES));
-    json_object_set_new(root, "rescale_by_decoder_norm", json_boolean(i->rescale_by_decoder_norm == SAE_YES));
+    add_model(root, i);
     json_object_set_new(root, "fingerprint", json_string(f->fingerprint));
     json_object_set_new(root, "encoder_norm", spread_json(f->encoder_norm));
     json_object_set_new(root, "decoder_norm", spread_json(f->decoder_norm));
@@ -173,17 +202,7 @@ static void print_json(const session *s, const facts *f)
                                   (json_int_t)f->memory.panels_bytes, "ctx_bytes", (json_int_t)f->ctx_bytes));
     json_object_set_new(root, "isa", json_string(sae_isa_name(sae_env_isa(s->env))));
     json_object_set_new(root, "checked", json_boolean(f->checked));
-    json_t *warnings = json_array();
-    for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
-        json_array_append_new(warnings, report_text(sae_model_warning(s->model, w)));
-    }
-    json_object_set_new(root, "warnings", warnings);
-    char sentences[NOTES][NOTE];
-    json_t *notes = json_array();
-    for (int note = 0, n = notes_of(sentences, s, f); note < n; note++) {
-        json_array_append_new(notes, json_string(sentences[note]));
-    }
-    json_object_set_new(root, "notes", notes);
+    add_sentences(root, s, f);
     report_print(root);
 }
 
@@ -204,27 +223,38 @@ static double mib(int64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
+static void print_architecture(const sae_info *i, const char *stored)
+{
+    printf("%-16s %s", "architecture", sae_arch_name(i->arch));
+    if (i->k > 0) {
+        printf(", k %d", i->k);
+    }
+    printf("%s%s%s%s (stored as '%s')\n", i->rescale_by_decoder_norm == SAE_YES ? ", rescaled by decoder norm" : "",
+           i->returns_unscaled == SAE_YES ? ", codes unscaled" : "", i->keeps_negative == SAE_YES ? ", codes of either sign" : "",
+           i->has_skip == SAE_YES ? ", with a skip" : "", stored);
+}
+
 static void print_text(const session *s, const facts *f)
 {
     const sae_info *i = &s->info;
     text_line("path", sae_model_text(s->model, SAE_TEXT_PATH));
     printf("%-16s %s %s\n", "format", sae_model_text(s->model, SAE_TEXT_FORMAT), sae_model_text(s->model, SAE_TEXT_FORMAT_VERSION));
-    printf("%-16s %s", "architecture", sae_arch_name(i->arch));
-    if (i->arch == SAE_TOPK) {
-        printf(", k %d%s", i->k, i->rescale_by_decoder_norm == SAE_YES ? ", rescaled by decoder norm" : "");
-    }
-    printf(" (stored as '%s')\n", sae_model_text(s->model, SAE_TEXT_ARCHITECTURE));
+    print_architecture(i, sae_model_text(s->model, SAE_TEXT_ARCHITECTURE));
     text_line("model", sae_model_text(s->model, SAE_TEXT_MODEL_NAME));
     text_line("hook point", sae_model_text(s->model, SAE_TEXT_HOOK_NAME));
     text_line("writes to", sae_model_text(s->model, SAE_TEXT_HOOK_NAME_OUT));
     text_line("catalog", sae_model_text(s->model, SAE_TEXT_CATALOG));
     printf("%-16s d_in %d, d_sae %d, d_out %d\n", "shape", i->d_in, i->d_sae, i->d_out);
+    if (i->n_in > 1 || i->n_out > 1) {
+        printf("%-16s reads %d, writes %d, %d encoder%s\n", "hook points", i->n_in, i->n_out, i->n_blocks, i->n_blocks > 1 ? "s" : "");
+    }
     printf("%-16s W_enc %s, W_dec %s\n", "stored as", sae_dtype_name(i->w_enc_dtype), sae_dtype_name(i->w_dec_dtype));
     printf("%-16s %s", "input", sae_norm_name(i->norm));
     if (i->norm == SAE_NORM_SCALE) {
         printf(" (factor %.9g)", (double)i->norm_scaling_factor);
     }
-    printf(", b_dec %s\n", i->apply_b_dec == SAE_YES ? "subtracted" : "not subtracted");
+    printf(", b_dec %s%s\n", i->apply_b_dec == SAE_YES ? "subtracted" : "not subtracted",
+           i->norm_in_only == SAE_YES ? ", output stays normalised" : "");
     text_line("fingerprint", f->fingerprint);
     spread_line("encoder norm", f->encoder_norm);
     spread_line("decoder norm", f->decoder_norm);

@@ -110,10 +110,8 @@ static void tell_row(job *j, int64_t number, const int32_t *indices, const float
 
 static void tell_rows(job *j, rows *r)
 {
-    sae_error err = {.struct_size = sizeof err};
-    sae_ctx *ctx;
-    expect_ok(sae_ctx_create(&ctx, j->s.model, NULL, &err), &err, j->given.sae_path);
-    int64_t room = rows_block(r), first = 0;
+    sae_ctx *ctx = session_ctx(&j->s, r, j->given.sae_path);
+    int64_t room = session_block(&j->s, r), first = 0;
     sae_codes codes = codes_room(room);
     void *x = take((size_t)room, r->row_bytes);
     for (int64_t n; (n = rows_get(r, x, room)) > 0; first += n) {

@@ -67,13 +67,13 @@ static void check_shape(input *in, int64_t n_rows, int64_t d_sae)
         return;
     }
     int64_t *shape = integers(in, i, "shape", true, count);
-    int64_t rows = count == 2 ? shape[0] : -1, features = count == 2 ? shape[1] : -1;
+    int64_t n = count == 2 ? shape[0] : -1, features = count == 2 ? shape[1] : -1;
     free(shape);
     if (count != 2) {
         die("%s: 'shape' has %llu elements, 2 were expected", in->name, (unsigned long long)count);
     }
-    if (rows != n_rows) {
-        die("%s: 'shape' says %lld rows, 'indptr' %lld", in->name, (long long)rows, (long long)n_rows);
+    if (n != n_rows) {
+        die("%s: 'shape' says %lld rows, 'indptr' %lld", in->name, (long long)n, (long long)n_rows);
     }
     if (features != d_sae) {
         die("%s: holds codes of %lld features, this SAE has d_sae = %lld", in->name, (long long)features, (long long)d_sae);

@@ -3,9 +3,9 @@
 
 #include "cmd.h"
 
-static const command *const commands[] = {&cmd_info,           &cmd_pull,           &cmd_convert, &cmd_encode,
-                                          &cmd_decode,         &cmd_neighbors,      &cmd_steer,   &cmd_catalog_build,
-                                          &cmd_catalog_import, &cmd_catalog_export, &cmd_search,  &cmd_top};
+static const command *const commands[] = {&cmd_info,           &cmd_pull,      &cmd_convert, &cmd_encode,        &cmd_decode,
+                                          &cmd_forward,        &cmd_neighbors, &cmd_steer,   &cmd_catalog_build, &cmd_catalog_import,
+                                          &cmd_catalog_export, &cmd_search,    &cmd_top};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(void)
@@ -15,8 +15,8 @@ static void print_help(void)
     for (int i = 0; i < N_COMMANDS; i++) {
         printf("  %-15s %s\n", commands[i]->name, commands[i]->summary);
     }
-    printf("\n`sae COMMAND --help` tells the rest; `sae --version` the version. PATH is the folder or file of a published SAE\n"
-           "one. Rows and codes are .npy, .npz or safetensors files, or - for a pipe.\n"
+    printf("\n`sae COMMAND --help` tells the rest; `sae --version` the version. PATH is the folder or file of a published\n"
+           "SAE. Rows and codes are .npy, .npz or safetensors files, or - for a pipe.\n"
            "Exit status: 0 done, 1 failed (one sentence on standard error says why), 2 the command line is wrong.\n");
 }
 

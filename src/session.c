@@ -63,3 +63,24 @@ void session_close(session *s)
     sae_env_free(s->env);
     sae_pool_free(s->pool);
 }
+
+int64_t session_block(const session *s, const rows *r)
+{
+    return s->info.arch != SAE_TEMPORAL ? rows_block(r) : r->n_rows > 0 ? r->n_rows : 1;
+}
+
+sae_ctx *session_ctx(const session *s, const rows *r, const char *path)
+{
+    enum { LONGEST = 65536 };
+    sae_error err = {.struct_size = sizeof err};
+    sae_ctx_options opt = {.struct_size = sizeof opt};
+    sae_ctx *ctx;
+    if (s->info.arch == SAE_TEMPORAL && r->n_rows > LONGEST) {
+        die("%s is a temporal SAE, for which all rows are one sequence: of %lld rows, %d at most", path, (long long)r->n_rows, LONGEST);
+    }
+    if (s->info.arch == SAE_TEMPORAL) {
+        opt.max_rows = (int32_t)session_block(s, r);
+    }
+    expect_ok(sae_ctx_create(&ctx, s->model, &opt, &err), &err, path);
+    return ctx;
+}

@@ -57,7 +57,7 @@ SAE_API sae_status sae_encode_dense(sae_ctx *ctx, float *out, int64_t out_stride
 /* Decodes to y [n_rows][d_out]: acc = b_dec; for ascending indices: acc = fma(f, W_dec row, acc); then un-normalised, then
  * converted to y->dtype once. y->n_rows must equal codes->n_rows.
  * Errors: SAE_E_ARG (indices out of range or not ascending, indptr not monotone, a normalising SAE without row_scale and
- * row_shift), SAE_E_SHAPE, SAE_E_BUSY, SAE_E_HOST. y is untouched on error. */
+ * row_shift), SAE_E_SHAPE, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. y is untouched on error, but for SAE_E_HOST. */
 SAE_API sae_status sae_decode(sae_ctx *ctx, const sae_rows *y, const sae_codes *codes);
 
 /* y [n_rows][d_out] = the SAE's own output for rows x [n_rows][d_in]: what sae_encode and sae_decode give (to the bit, where y is f32), and
@@ -93,7 +93,7 @@ enum {
 /* Codes of the probed features for x [n_rows][d_in]: out [n_rows][n_features] f32, bit-equal to what sae_encode publishes, 0 where
  * inactive. Where features compete (top-k, abs-top-k, groupmax, matching pursuit) each row is encoded in full; SAE_PROBE_PRE avoids that.
  * `ctx` must belong to the probe's model. out_stride_bytes 0 = contiguous.
- * Errors: SAE_E_ARG, SAE_E_BUSY, SAE_E_HOST. */
+ * Errors: SAE_E_ARG, SAE_E_VERSION, SAE_E_BUSY, SAE_E_HOST. */
 SAE_API sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64_t out_stride_bytes, const sae_rows *x,
                                  uint32_t flags);
 

@@ -62,7 +62,8 @@ typedef struct sae_open_options {
  * The files are mapped; vectors are read, matrices stay where they are until they are used. A mapped file must not be truncated while the model lives
  * (copy = SAE_YES avoids that). Nothing in a file is executed.
  * Errors: SAE_E_IO (missing, unreadable), SAE_E_FORMAT (damaged, contradicting itself, non-finite values), SAE_E_SHAPE (an expected
- * size differs), SAE_E_UNSUPPORTED (an architecture or dtype this version does not read, by name), SAE_E_NOMEM, SAE_E_ARG. */
+ * size differs), SAE_E_UNSUPPORTED (an architecture or dtype this version does not read, by name), SAE_E_NOMEM, SAE_E_ARG, SAE_E_VERSION,
+ * SAE_E_HOST. */
 SAE_API sae_status sae_model_open(sae_model **out, sae_env *env, const char *path, const sae_open_options *opt, sae_error *err);
 
 /* flags of sae_weights */
@@ -88,7 +89,8 @@ typedef struct sae_weights {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out; /* 0 = d_in */
-    int32_t k; /* top-k: 1 .. d_sae; groupmax: groups, d_sae is a multiple; matching pursuit: most rounds, up to 65536 or d_in, 0 = d_in */
+    int32_t
+        k; /* top-k, abs-top-k: 1 .. d_sae; groupmax: groups, d_sae is a multiple; matching pursuit: most rounds, up to 65536 or d_in, 0 = d_in */
     sae_norm norm;
     float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
     const void *w_enc;         /* NULL for a matching pursuit, whose dictionary is w_dec */
@@ -106,7 +108,7 @@ typedef struct sae_weights {
 
 /* Builds a model from memory, of any architecture but SAE_TEMPORAL and of one hook point. Values are not checked (sae_model_check does that),
  * shapes and pointers are.
- * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_NOMEM, SAE_E_VERSION. */
+ * Errors: SAE_E_ARG, SAE_E_SHAPE, SAE_E_NOMEM, SAE_E_VERSION, SAE_E_HOST. */
 SAE_API sae_status sae_model_create(sae_model **out, sae_env *env, const sae_weights *weights, sae_error *err);
 
 typedef struct sae_info {
@@ -118,7 +120,7 @@ typedef struct sae_info {
     int32_t d_in;
     int32_t d_sae;
     int32_t d_out;
-    int32_t k;           /* of top-k and groupmax, most rounds of a matching pursuit, 0 where there is none */
+    int32_t k;           /* top-k, abs-top-k, groupmax and some temporal SAEs; most rounds of a matching pursuit; else 0 */
     int32_t apply_b_dec; /* SAE_YES or SAE_NO, as the next */
     int32_t rescale_by_decoder_norm;
     float norm_scaling_factor; /* 1 unless SAE_NORM_SCALE */

@@ -111,6 +111,9 @@ enum { SAEI_COEFS = 256 };
 sae_status saei_ctx_begin(sae_ctx *ctx, saei_fpmode *mode);
 sae_status saei_ctx_end(sae_ctx *ctx, saei_fpmode mode, sae_status status);
 
+/* How many of the n ascending ids are below `feature`. */
+size_t saei_below(const int32_t *ids, size_t n, int64_t feature);
+
 /* out [d_out] += the n codes, ascending, each by its decoder row. */
 void saei_add_codes(const sae_ctx *ctx, float *out, const int32_t *ids, const float *values, size_t n, uint32_t worker);
 

@@ -63,8 +63,7 @@ static void add_segment(const room *at, float *out, uint32_t segment, const int3
         add_mapped(at, acc, s, &m, ids, values, n);
 }
 
-/* How many of the n ascending ids are below `feature`. */
-static size_t below(const int32_t *ids, size_t n, int64_t feature)
+size_t saei_below(const int32_t *ids, size_t n, int64_t feature)
 {
     size_t lo = 0, hi = n;
     while (lo < hi) {
@@ -84,7 +83,7 @@ void saei_add_codes(const sae_ctx *ctx, float *out, const int32_t *ids, const fl
                      ctx->ids + worker * SAEI_COEFS};
     for (uint32_t i = 0; i < p->n_dec && n; i++) {
         const saei_segment *s = p->dec + i;
-        const size_t from = below(ids, n, s->first), to = from + below(ids + from, n - from, (int64_t)s->first + s->n);
+        const size_t from = saei_below(ids, n, s->first), to = from + saei_below(ids + from, n - from, (int64_t)s->first + s->n);
         add_segment(&at, out, i, ids + from, values + from, to - from);
     }
 }

@@ -218,15 +218,8 @@ void sae_probe_free(sae_probe *probe)
 float saei_work_find(const saei_work *work, const sae_model *model, size_t r, int32_t feature)
 {
     const int32_t *idx = work->idx + r * (size_t)model->parts.d_sae;
-    int32_t lo = 0, hi = work->n[r];
-    while (lo < hi) {
-        const int32_t mid = lo + (hi - lo) / 2;
-        if (idx[mid] < feature)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < work->n[r] && idx[lo] == feature ? work->val[r * (size_t)model->parts.d_sae + (size_t)lo] : 0.0f;
+    const size_t n = (size_t)work->n[r], at = saei_below(idx, n, feature);
+    return at < n && idx[at] == feature ? work->val[r * (size_t)model->parts.d_sae + at] : 0.0f;
 }
 
 typedef struct target {

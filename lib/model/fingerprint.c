@@ -233,7 +233,9 @@ sae_status sae_model_fingerprint(const sae_model *model, uint8_t *out, sae_error
     if (!j.digests)
         return saei_fail(err, SAE_E_NOMEM, "no memory for a fingerprint of %d features (%zu bytes)", (int)model->parts.d_sae,
                          n * sizeof *j.digests);
+    const saei_fpmode mode = saei_fp_enter();
     hash_head(&j.digests[0], model);
+    saei_fp_leave(mode);
     const sae_status status = saei_run(host, &j, group_task, (uint32_t)(groups + others));
     if (!status) {
         XXH128_canonical_t whole;

@@ -6,9 +6,7 @@ static sae_status open_into(sae_model *model, const char *path, const sae_open_o
     if (status)
         return status;
     model->checked = opt->check != SAE_NO && saei_parts_bytes(&model->parts) <= SAEI_CHECKED_WHOLE;
-    const saei_fpmode mode = saei_fp_enter();
     status = saei_model_finish(model, err);
-    saei_fp_leave(mode);
     if (!status && opt->check == SAE_YES)
         status = sae_model_check(model, err);
     return status;
@@ -28,7 +26,10 @@ sae_status sae_model_open(sae_model **out, sae_env *env, const char *path, const
     sae_model *model;
     if ((status = saei_model_new(&model, env, err)))
         return status;
-    if ((status = open_into(model, path, &o, err))) {
+    const saei_fpmode mode = saei_fp_enter();
+    status = open_into(model, path, &o, err);
+    saei_fp_leave(mode);
+    if (status) {
         sae_model_free(model);
         return status;
     }

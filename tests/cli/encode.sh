@@ -33,6 +33,24 @@ py "row_scale only where rows are normalised" '
 assert "row_scale" in np.load(a[0]) and "row_shift" in np.load(a[0]) and "row_scale" not in np.load(a[1])' \
     in/standard_layer_norm.npz in/jumprelu_f32.npz
 
+# All rows are one sequence for a temporal SAE: more than a block of them too, and those before do count.
+temporal=$GOLDEN/saelens/temporal
+"$PYTHON" -c 'import sys, numpy as np
+x = np.load(sys.argv[1])
+x = np.concatenate([x, np.random.default_rng(5).standard_normal((4291, x.shape[1]), np.float32)])
+np.save("in/long.npy", x)
+np.save("in/tail.npy", x[4096:])' "$temporal/x.npy"
+ok "temporal: a long sequence" "$SAE" encode "$temporal" in/long.npy --dense -o in/long_z.npy
+ok "temporal: its end alone" "$SAE" encode "$temporal" in/tail.npy --dense -o in/tail_z.npy
+ok "temporal: forward of a long sequence" "$SAE" forward "$temporal" in/long.npy -o in/long_y.npy
+py "temporal: one sequence" '
+z, long, tail, y, xhat = (np.load(p) for p in a)
+assert np.allclose(long[: len(z)], z, rtol=1e-3, atol=1e-3) and np.allclose(y[: len(z)], xhat, rtol=1e-3, atol=1e-3)
+assert (long[4096:] != tail).any()' "$temporal/z64.npy" in/long_z.npy in/tail_z.npy in/long_y.npy "$temporal/xhat64.npy"
+"$PYTHON" -c 'import numpy as np; np.save("in/longest.npy", np.zeros((65537, 24), np.float32))'
+refuses 1 "all rows are one sequence: of 65537 rows, 65536 at most" encode "$temporal" in/longest.npy
+says "temporal: top" "row 8," "$SAE" top --sae "$temporal" "$temporal/x.npy"
+
 # The same bytes whatever computes them.
 for how in "--isa scalar" "--isa auto" "--threads 1" "--threads 3" "--copy" "--prepare rows" "--prepare panels" "--prepare all" "--check"; do
     # shellcheck disable=SC2086

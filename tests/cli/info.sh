@@ -15,6 +15,9 @@ assert (i["threshold"] is not None) == (i["architecture"] == "jumprelu")
 assert (i["k"] > 0) == (i["architecture"] in ("topk", "abstopk", "matching_pursuit", "temporal"))
 for n in i["encoder_norm"], i["decoder_norm"]:
     assert 0 <= n["min"] <= n["median"] <= n["max"]
+assert i["n_in"] == i["n_out"] == i["n_blocks"] == 1 and i["has_skip"] == ("skip" in f["architecture"] if "architecture" in f else i["has_skip"])
+assert i["keeps_negative"] == (i["architecture"] == "abstopk") and not i["returns_unscaled"]
+assert (i["residual_threshold"] > 0 or i["stops_on_repeat"]) == (i["architecture"] == "matching_pursuit")
 assert i["dead_features"] >= 0 and isinstance(i["notes"], list) and i["catalog"] == ""
 assert set(i["memory"]) == {"mapped_bytes", "vectors_bytes", "rows_bytes", "panels_bytes", "ctx_bytes"}' in/info.json "$folder/fixture.json"
 done
@@ -24,6 +27,9 @@ says "architecture" "architecture     jumprelu" "$SAE" info "$model"
 says "shape" "d_in 37, d_sae 131, d_out 37" "$SAE" info "$model"
 says "threshold" "threshold        min " "$SAE" info "$model"
 says "top-k" "topk, k " "$SAE" info "$GOLDEN/saelens/topk"
+says "matching pursuit" "matching_pursuit, k 6 " "$SAE" info "$GOLDEN/saelens/matching_pursuit"
+says "a skip" "with a skip" "$SAE" info "$GOLDEN/saelens/skip_transcoder"
+says "hook points" "reads 2, writes 2, 1 encoder" "$SAE" info "$GOLDEN/crosscoder_learning/CrossCoder_safetensors"
 says "the bare file" "d_sae 131" "$SAE" info "$model/sae_weights.safetensors"
 says "--no-check" "not checked" "$SAE" info "$model" --no-check
 says "--isa" '"isa": "scalar"' "$SAE" info "$model" --json --isa scalar

@@ -54,6 +54,7 @@ _TENSORS = {
     "W_skip": _abi.SAE_W_SKIP,
 }
 _PROBES = 8  # probes that a Sae remembers
+_SEQUENCE, _LONGEST = 1024, 65536  # rows of a temporal SAE that a context has room for, at first and at most
 
 
 class Info(Mapping[str, Any]):
@@ -329,25 +330,33 @@ def from_weights(
 
 
 class _Contexts:
-    """Scratch for calls: as many contexts as there are threads inside the SAE at once, used again and again."""
+    """Scratch for calls: as many contexts as there are threads inside the SAE at once, used again and again. Those of a temporal SAE
+    have room for a number of rows, which grows with what is asked for."""
 
     def __init__(self, model: Handle) -> None:
         self._model = model
-        self._free: list[Handle] = []
+        self._free: list[tuple[Handle, int]] = []
         self._lock = threading.RLock()
         self._closed = False
+        self.temporal = False
 
-    def take(self) -> Handle:
+    def take(self, n: int) -> tuple[Handle, int]:
+        """A context for n rows, and how many it has room for."""
+        room = min(max(_SEQUENCE, 1 << (n - 1).bit_length()), _LONGEST) if self.temporal and n else 0
         with self._lock:
-            if self._free:
-                return self._free.pop()
+            while self._free:
+                ctx, has = self._free.pop()
+                if has >= room:
+                    return ctx, has
+                ctx.close()
+        options = struct(_abi.sae_ctx_options, max_rows=room)
         with self._model as model:
-            return Handle(create(lib.sae_ctx_create, model, None), lib.sae_ctx_free, "Sae", [self._model])
+            return Handle(create(lib.sae_ctx_create, model, byref(options)), lib.sae_ctx_free, "Sae", [self._model]), room
 
-    def give(self, ctx: Handle) -> None:
+    def give(self, ctx: Handle, room: int) -> None:
         with self._lock:
             if not self._closed:
-                self._free.append(ctx)
+                self._free.append((ctx, room))
                 return
         ctx.close()
 
@@ -355,25 +364,26 @@ class _Contexts:
         with self._lock:
             self._closed = True
             free, self._free = self._free, []
-        for ctx in free:
+        for ctx, _ in free:
             ctx.close()
 
 
 class _Ctx:
-    """A context for one call: `with _Ctx(contexts) as address:`."""
+    """A context for one call: `with _Ctx(contexts, n_rows) as address:`, where n_rows 0 is a call without sequences."""
 
-    __slots__ = ("_contexts", "_handle")
+    __slots__ = ("_contexts", "_handle", "_n", "_room")
 
-    def __init__(self, contexts: _Contexts) -> None:
+    def __init__(self, contexts: _Contexts, n_rows: int = 0) -> None:
         self._contexts = contexts
+        self._n = n_rows
 
     def __enter__(self) -> int:
-        self._handle = self._contexts.take()
+        self._handle, self._room = self._contexts.take(self._n)
         return self._handle.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._handle.__exit__()
-        self._contexts.give(self._handle)
+        self._contexts.give(self._handle, self._room)
 
 
 def _check(status: int, ctx: int) -> None:
@@ -435,6 +445,7 @@ class Sae:
         self._contexts = self._parts.contexts
         self._finalizer = weakref.finalize(self, self._parts.close)
         self._info = self._read_info()
+        self._contexts.temporal = self._info["architecture"] == "temporal"
         self._d_in, self._d_sae, self._d_out = (int(self._info[name]) for name in ("d_in", "d_sae", "d_out"))
         self._normalised = self._info["normalize_activations"] in ("constant_norm_rescale", "layer_norm")
         self._per_row = 64.0
@@ -482,6 +493,8 @@ class Sae:
                     "keeps_negative": info.keeps_negative == _abi.SAE_YES,
                     "norm_in_only": info.norm_in_only == _abi.SAE_YES,
                     "returns_unscaled": info.returns_unscaled == _abi.SAE_YES,
+                    "stops_on_repeat": info.stops_on_repeat == _abi.SAE_YES,
+                    "residual_threshold": info.residual_threshold,
                     "warnings": tuple(lib.sae_model_warning(model, i).decode("utf-8", "replace") for i in range(count)),
                     "config": text(_abi.SAE_TEXT_CONFIG),
                 }
@@ -490,10 +503,11 @@ class Sae:
     @property
     def info(self) -> Info:
         """path, format, format_version, architecture, stored_architecture, model_name, hook_name, hook_name_out (where it
-        writes, if that is another), catalog (that belongs to a .sae file), d_in, d_sae, d_out, k (0 unless top-k), dtype (of
+        writes, if that is another), catalog (that belongs to a .sae file), d_in, d_sae, d_out, k (0 where there is none), dtype (of
         W_enc: "f32", "f16", "bf16"), w_enc_dtype, w_dec_dtype, normalize_activations, norm_scaling_factor,
         apply_b_dec_to_input, rescale_by_decoder_norm, n_in and n_out (hook points that a row consists of), n_blocks (encoders),
-        has_skip, keeps_negative (codes may be), norm_in_only, returns_unscaled, warnings (sentences), config (as it is stored).
+        has_skip, keeps_negative (codes may be), norm_in_only, returns_unscaled, stops_on_repeat, residual_threshold, warnings
+        (sentences), config (as it is stored).
         Texts that the file does not have are ""."""
         return self._info
 
@@ -637,7 +651,7 @@ class Sae:
         what is needed when they are too small."""
         v = arrays.rows(x, self._d_in, "x")
         codes = self.empty_codes(v.n) if out is None else self._usable(out, v.n)
-        with _Ctx(self._contexts) as ctx:
+        with _Ctx(self._contexts, v.n) as ctx:
             status = lib.sae_encode(ctx, byref(codes._struct()), byref(v.rows))
             if status == _abi.SAE_E_CAPACITY and out is None:
                 codes = self.empty_codes(v.n, int(codes._indptr[v.n]))
@@ -668,7 +682,7 @@ class Sae:
         """The same codes as float32 [n_rows][d_sae], 0 where a feature is inactive. x is [n_rows][d_in]."""
         v = arrays.rows(x, self._d_in, "x")
         to = arrays.out(out, v.n, self._d_sae)
-        with _Ctx(self._contexts) as ctx:
+        with _Ctx(self._contexts, v.n) as ctx:
             _check(lib.sae_encode_dense(ctx, to.address, to.stride, byref(v.rows)), ctx)
         return to.result
 
@@ -686,10 +700,10 @@ class Sae:
         """The SAE's own output for rows x [n_rows][d_in], float32 [n_rows][d_out]: what their codes decode to, and what codes do not
         carry: the skip connection of a transcoder, which reads the row itself, and what a temporal SAE predicts from the rows before
         (all of x is one sequence then). `out` as in decode; it may be x where d_in = d_out. Calling the Sae does the same."""
-        n = arrays.rows(x, self._d_in, "x").rows.n_rows
-        y = np.empty((n, self._d_out), np.float32) if out is None else out
-        source, target = arrays.rows(x, self._d_in, "x"), arrays.rows(y, self._d_out, "out", writable=True)
-        with _Ctx(self._contexts) as ctx:
+        source = arrays.rows(x, self._d_in, "x")
+        y = np.empty((source.n, self._d_out), np.float32) if out is None else out
+        target = arrays.rows(y, self._d_out, "out", writable=True)
+        with _Ctx(self._contexts, source.n) as ctx:
             _check(lib.sae_forward(ctx, byref(target.rows), byref(source.rows)), ctx)
         return y
 
@@ -725,8 +739,8 @@ class Sae:
     def probe(self, x: Rows, features: Features, pre: bool = False, out: Rows | None = None) -> Any:
         """Codes of a few features: float32 [n_rows][len(features)], bit-equal to what encode gives, 0 where inactive.
 
-        Costs no encode, except for top-k SAEs, where the other features decide. `pre` gives the pre-activations instead,
-        for top-k too. Encoder columns are gathered once and remembered for the last few lists of features."""
+        Costs no encode, except where features compete (top-k, groupmax, matching pursuit). `pre` gives the pre-activations
+        instead, there too. Encoder columns are gathered once and remembered for the last few lists of features."""
         v = arrays.rows(x, self._d_in, "x")
         ids = arrays.ints(features, "features")
         to = arrays.out(out, v.n, len(ids))

@@ -145,3 +145,15 @@ def test_missing_files(tmp_path: Path) -> None:
     assert "nothing" in str(caught.value)
     with pytest.raises(libsae.SaeError):
         libsae.open(tmp_path)
+
+
+def test_a_temporal_sae_takes_long_sequences() -> None:
+    folder = GOLDEN / "saelens/temporal"
+    x = np.random.default_rng(3).standard_normal((1500, 24)).astype(np.float32)
+    with libsae.open(folder) as sae:
+        short = sae.encode_dense(x[:1000])
+        np.testing.assert_array_equal(sae.encode_dense(x)[:1000], short)  # a row knows the rows before it alone
+        np.testing.assert_array_equal(sae.encode(x[:1100]).dense()[:1000], short)
+        np.testing.assert_array_equal(sae.forward(x)[:9], sae.forward(x[:9]))
+        with pytest.raises(libsae.ShapeError, match="70000 rows are one sequence"):
+            sae.encode(np.zeros((70000, 24), np.float32))
