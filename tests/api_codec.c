@@ -48,7 +48,7 @@ START_TEST(ctx_arguments)
 {
     sae_ctx *c = (sae_ctx *)&err;
     size_t bytes = 0;
-    sae_ctx_options opt = {sizeof opt, 0};
+    sae_ctx_options opt = {.struct_size = sizeof opt};
     REFUSED(SAE_E_ARG, "out is NULL", sae_ctx_create(NULL, model, NULL, &err));
     REFUSED(SAE_E_ARG, "model is NULL", sae_ctx_create(&c, NULL, NULL, &err));
     ck_assert_ptr_null(c);
@@ -85,7 +85,7 @@ START_TEST(ctx_memory)
 {
     size_t last = 0;
     for (int32_t max_rows = 1; max_rows <= 64; max_rows *= 2) {
-        const sae_ctx_options opt = {sizeof opt, max_rows};
+        const sae_ctx_options opt = {.struct_size = sizeof opt, .max_rows = max_rows};
         const long before = atomic_load(&counted.live_bytes);
         size_t bytes = 0;
         sae_ctx *c;

@@ -92,21 +92,16 @@ static double write_planes(saei_span *span, int8_t *to, size_t step, const float
     return sqrt(lost[0] + lost[1] + (lost[2] + lost[3]));
 }
 
-/* The row's span and planes; false when the error terms do not hold for it. */
-static bool load_row(const screen_job *j, size_t r)
+bool saei_screen_row(saei_span *span, int8_t *to, size_t step, const float *x, const saei_screen *screen, size_t d, bool two)
 {
-    const size_t d = (size_t)j->model->parts.d_in, per_group = j->two ? j->planes / 2 : j->planes;
-    const float *x = j->work->xc + r * d, *centre = j->screen->centre;
-    const lengths l = lengths_of(x, centre, d);
-    saei_span *span = j->s->spans + r;
+    const lengths l = lengths_of(x, screen->centre, d);
     *span = (saei_span){0};
     if (!(l.x <= 0x1p60) || (l.x > 0.0 && l.x < 0x1p-40) || !(l.z <= 0x1p60))
         return false;
-    span->scale = (float)(l.largest / (j->two ? 32639.0 : 127.0));
+    span->scale = (float)(l.largest / (two ? 32639.0 : 127.0));
     if (l.largest > 0.0 && !(span->scale >= 0x1p-60f))
         return false;
-    int8_t *to = j->s->planes + r / per_group * j->screen->d4 * j->planes * 4 + r % per_group * (j->two ? 8 : 4);
-    const double lost = write_planes(span, to, j->planes * 4, x, centre, d, j->two), u = 0x1p-24, m = (double)(d + 2);
+    const double lost = write_planes(span, to, step, x, screen->centre, d, two), u = 0x1p-24, m = (double)(d + 2);
     span->norm = saei_round_up(l.z * (1 + 0x1p-20));
     span->slack = saei_round_up((lost * (1 + 1e-9) + m * u / (1 - m * u) * l.x + 16 * u * l.z) * (1 + 0x1p-20));
     return true;
@@ -117,7 +112,10 @@ static void row_task(void *job, uint32_t r, uint32_t worker)
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    j->s->count[r] = load_row(j, r) ? 0 : -1;
+    const size_t d = (size_t)j->model->parts.d_in, per_group = j->two ? j->planes / 2 : j->planes;
+    int8_t *to = j->s->planes + r / per_group * j->screen->d4 * j->planes * 4 + r % per_group * (j->two ? 8 : 4);
+    const bool fits = saei_screen_row(j->s->spans + r, to, j->planes * 4, j->work->xc + r * d, j->screen, d, j->two);
+    j->s->count[r] = fits ? 0 : -1;
     saei_fp_leave(mode);
 }
 
