@@ -54,6 +54,17 @@ START_TEST(ctx_arguments)
     ck_assert_ptr_null(c);
     ck_assert_int_eq(sae_ctx_bytes(NULL, NULL, &bytes), SAE_E_ARG);
     ck_assert_int_eq(sae_ctx_bytes(model, NULL, NULL), SAE_E_ARG);
+    sae_ctx_counts counts = {.struct_size = sizeof counts};
+    ck_assert_int_eq(sae_ctx_count(NULL, &counts), SAE_E_ARG);
+    opt.screen = 3;
+    REFUSED(SAE_E_ARG, "screen = 3", sae_ctx_create(&c, model, &opt, &err));
+    opt.screen = SAE_NO;
+    ACCEPTED(sae_ctx_create(&c, model, &opt, &err));
+    ck_assert_int_eq(sae_ctx_count(c, NULL), SAE_E_ARG);
+    ck_assert(sae_ctx_count(c, &counts) == SAE_OK && counts.rows_dense == 0 && counts.rows_screened == 0);
+    sae_ctx_free(c);
+    c = NULL;
+    opt.screen = SAE_DEFAULT;
     static const int32_t bad[] = {-1, 65, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < LENGTH(bad); i++) {
         opt.max_rows = bad[i];

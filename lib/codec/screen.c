@@ -204,12 +204,6 @@ static void finish_row(const screen_job *j, size_t r, size_t m, float *pick)
     j->work->n[r] = (int32_t)saei_select(j->model, idx, val, kept, pick);
 }
 
-/* Candidates of which there are more are slower than a dense encode; bounds of the measured crossing. */
-static size_t most_candidates(const screen_job *j)
-{
-    return (size_t)((double)j->model->parts.d_sae * (j->two ? 0.65 : 0.35));
-}
-
 /* Moves the candidates of a row together. */
 static size_t join_candidates(const screen_job *j, size_t r)
 {
@@ -224,19 +218,35 @@ static size_t join_candidates(const screen_job *j, size_t r)
     return have;
 }
 
+/* Time that a dense encode of a row would save, in reads of the whole encoder: measured, a candidate costs one and a half times its share of
+ * such a read, a row in a batch of dense ones a twentieth. */
+static double saved_by_dense(const screen_job *j, size_t r)
+{
+    return j->s->count[r] < 0 ? 0.0 : 1.5 * (double)j->s->count[r] / (double)j->model->parts.d_sae - 0.05;
+}
+
+/* The pass over the bytes is paid. The rows with many candidates are left to a dense encode if together they save the read that it begins
+ * with. */
+static void leave_to_dense(const screen_job *j)
+{
+    double saved = 0.0;
+    for (size_t r = 0; r < j->n; r++)
+        saved += saved_by_dense(j, r) > 0.0 ? saved_by_dense(j, r) : 0.0;
+    for (size_t r = 0; r < j->n && saved > 1.0; r++)
+        if (saved_by_dense(j, r) > 0.0)
+            j->s->count[r] = -1;
+}
+
 static sae_status codes_by_threshold(screen_job *j)
 {
-    size_t most = 0;
-    for (size_t r = 0; r < j->n; r++) {
-        const size_t m = j->s->count[r] < 0 ? 0 : join_candidates(j, r);
-        if (m > most_candidates(j))
-            j->s->count[r] = -1;
-        if (j->s->count[r] < 0)
-            continue;
-        j->s->count[r] = (int32_t)m;
-        most = m > most ? m : most;
-    }
-    if (most && saei_run(&j->model->env->host, j, score_task, (uint32_t)((most + CHUNK - 1) / CHUNK * j->n)))
+    int32_t most = 0;
+    for (size_t r = 0; r < j->n; r++)
+        if (j->s->count[r] >= 0)
+            j->s->count[r] = (int32_t)join_candidates(j, r);
+    leave_to_dense(j);
+    for (size_t r = 0; r < j->n; r++)
+        most = j->s->count[r] > most ? j->s->count[r] : most;
+    if (most && saei_run(&j->model->env->host, j, score_task, (uint32_t)(((size_t)most + CHUNK - 1) / CHUNK * j->n)))
         return SAE_E_HOST;
     for (size_t r = 0; r < j->n; r++)
         if (j->s->count[r] >= 0)
@@ -245,6 +255,12 @@ static sae_status codes_by_threshold(screen_job *j)
 }
 
 /* ---- top-k ---- */
+
+/* A row with more candidates than this is slower than its dense encode. */
+static size_t most_candidates(const screen_job *j)
+{
+    return (size_t)((double)j->model->parts.d_sae * (j->two ? 0.65 : 0.35));
+}
 
 /* A bound that at least `want` of the n have: the want-th largest of the maxima of groups. A NaN, of an infinite bound, becomes one. */
 static float seed_floor(float *upper, size_t n, size_t want, float *pick)
@@ -391,6 +407,12 @@ static void count_rows(sae_ctx *ctx, size_t n)
     }
 }
 
+/* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. */
+static double most_share(size_t n)
+{
+    return n == 1 ? 0.30 : n <= SAEI_FEW ? 0.10 : n <= 16 ? 0.08 : 0.04;
+}
+
 bool saei_screen_pays(sae_ctx *ctx, size_t n)
 {
     const sae_model *model = ctx->model;
@@ -400,7 +422,7 @@ bool saei_screen_pays(sae_ctx *ctx, size_t n)
         return true;
     if ((size_t)model->parts.d_in * (size_t)model->parts.d_sae < SMALL)
         return false;
-    if (ctx->share > (n <= SAEI_FEW ? 0.30 : 0.08)) {
+    if (ctx->share > most_share(n)) {
         ctx->paused += (int64_t)n;
         if (ctx->paused < GATE_PAUSE)
             return false;

@@ -98,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fuzz_need(sae_model_text(model, what) != NULL, "a text is a text");
     const sae_status checked = sae_model_check(model, &err);
     fuzz_need(checked == SAE_OK || (flags & NO_CHECK), "what was checked while opening is fine later");
-    if (flags & PREPARE && sae_model_prepare(model, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS, &err) != SAE_OK)
+    if (flags & PREPARE && sae_model_prepare(model, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS | SAE_PREPARE_SCREEN, &err) != SAE_OK)
         fuzz_need(checked != SAE_OK, "what was checked can be prepared");
     use(model, &info);
     sae_model_free(model);
