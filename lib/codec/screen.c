@@ -298,7 +298,14 @@ static float selection_floor(const float *seeds, size_t m, size_t k, float *scra
     for (size_t i = 0; i < m; i++)
         if (seeds[i] > 0.0f)
             scratch[active++] = seeds[i];
-    return active < k ? 0.0f : nextafterf(saei_kth_largest(scratch, active, k), 0.0f);
+    if (active < k)
+        return 0.0f;
+    float kth = saei_kth_largest(scratch, active, k);
+    uint32_t bits;
+    memcpy(&bits, &kth, sizeof bits);
+    bits--;
+    memcpy(&kth, &bits, sizeof kth);
+    return kth;
 }
 
 /* Scores the m candidates of row r in place of its bounds; those with bounds from `floor` on are the seeds, whose codes are known. Value i

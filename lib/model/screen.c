@@ -45,8 +45,16 @@ size_t saei_screen_bytes(const sae_model *model)
 
 float saei_round_up(double v)
 {
-    const float f = (float)v;
-    return (double)f < v ? nextafterf(f, INFINITY) : f;
+    float f = (float)v;
+    uint32_t bits;
+    if (!((double)f < v))
+        return f;
+    if (f == 0.0f)
+        f = 0.0f; /* without a sign: the next one is the smallest of all */
+    memcpy(&bits, &f, sizeof bits);
+    bits += f < 0.0f ? UINT32_MAX : 1u;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
 typedef struct build_job {
@@ -93,6 +101,12 @@ static void quantise(const build_job *j, size_t feature, const float *w, float s
     }
 }
 
+/* NaN if b is one. */
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* What is added to the dot before it is judged. */
 static double bias_of(const saei_act *act, size_t feature)
 {
@@ -104,7 +118,7 @@ static double bias_of(const saei_act *act, size_t feature)
  * Then it is a candidate always: its bound is infinite. */
 static bool is_extreme(const saei_act *act, size_t feature, const sums *s, double norm)
 {
-    const double bias = bias_of(act, feature), scale = act->gate ? fmax(1.0, fabs((double)act->mag_scale[feature])) : 1.0;
+    const double bias = bias_of(act, feature), scale = act->gate ? larger(1.0, fabs((double)act->mag_scale[feature])) : 1.0;
     const double shift = act->gate ? (double)act->mag_bias[feature] : 0.0;
     return !(norm * scale <= 0x1p60) || (norm > 0.0 && norm < 0x1p-40) || !(fabs(bias) <= 0x1p100) || !(fabs(shift) <= 0x1p100) ||
            !(fabs(s->centre) <= 0x1p100);
@@ -123,7 +137,7 @@ static void build_feature(const build_job *j, size_t feature, const float *w)
     const double top = bias + s.centre, rounding = (double)(d + 2) * 0x1p-52 * length * sqrt(s.centre_square) + fabs(top) * 0x1p-50;
     to->scale[feature] = scale;
     to->error[feature] = extreme ? INFINITY : saei_round_up(sqrt(s.lost_square) * (1 + 1e-9));
-    to->norm[feature] = extreme ? INFINITY : saei_round_up(fmax(length, sqrt(s.kept_square)) * (1 + 1e-9));
+    to->norm[feature] = extreme ? INFINITY : saei_round_up(larger(length, sqrt(s.kept_square)) * (1 + 1e-9));
     to->top[feature] = extreme ? INFINITY : saei_round_up(top + rounding + (double)(d + 32) * 0x1p-149);
 }
 
