@@ -48,12 +48,23 @@ START_TEST(ctx_arguments)
 {
     sae_ctx *c = (sae_ctx *)&err;
     size_t bytes = 0;
-    sae_ctx_options opt = {sizeof opt, 0};
+    sae_ctx_options opt = {.struct_size = sizeof opt};
     REFUSED(SAE_E_ARG, "out is NULL", sae_ctx_create(NULL, model, NULL, &err));
     REFUSED(SAE_E_ARG, "model is NULL", sae_ctx_create(&c, NULL, NULL, &err));
     ck_assert_ptr_null(c);
     ck_assert_int_eq(sae_ctx_bytes(NULL, NULL, &bytes), SAE_E_ARG);
     ck_assert_int_eq(sae_ctx_bytes(model, NULL, NULL), SAE_E_ARG);
+    sae_ctx_counts counts = {.struct_size = sizeof counts};
+    ck_assert_int_eq(sae_ctx_count(NULL, &counts), SAE_E_ARG);
+    opt.screen = 3;
+    REFUSED(SAE_E_ARG, "screen = 3", sae_ctx_create(&c, model, &opt, &err));
+    opt.screen = SAE_NO;
+    ACCEPTED(sae_ctx_create(&c, model, &opt, &err));
+    ck_assert_int_eq(sae_ctx_count(c, NULL), SAE_E_ARG);
+    ck_assert(sae_ctx_count(c, &counts) == SAE_OK && counts.rows_dense == 0 && counts.rows_screened == 0);
+    sae_ctx_free(c);
+    c = NULL;
+    opt.screen = SAE_DEFAULT;
     static const int32_t bad[] = {-1, 65, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < LENGTH(bad); i++) {
         opt.max_rows = bad[i];
@@ -85,7 +96,7 @@ START_TEST(ctx_memory)
 {
     size_t last = 0;
     for (int32_t max_rows = 1; max_rows <= 64; max_rows *= 2) {
-        const sae_ctx_options opt = {sizeof opt, max_rows};
+        const sae_ctx_options opt = {.struct_size = sizeof opt, .max_rows = max_rows};
         const long before = atomic_load(&counted.live_bytes);
         size_t bytes = 0;
         sae_ctx *c;

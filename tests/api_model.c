@@ -317,7 +317,7 @@ START_TEST(prepare)
     sae_model *model = planted_model(&p, env);
     sae_memory m = {.struct_size = sizeof m};
     REFUSED(SAE_E_ARG, "model is NULL", sae_model_prepare(NULL, SAE_PREPARE_ROWS, &err));
-    REFUSED(SAE_E_ARG, "what = 0x6", sae_model_prepare(model, 4 | SAE_PREPARE_PANELS, &err));
+    REFUSED(SAE_E_ARG, "what = 0xa", sae_model_prepare(model, 8 | SAE_PREPARE_PANELS, &err));
     ck_assert_int_eq(sae_model_memory(NULL, &m), SAE_E_ARG);
     ck_assert_int_eq(sae_model_memory(model, NULL), SAE_E_ARG);
     ck_assert_int_eq(sae_model_memory(model, &m), SAE_OK);
@@ -347,6 +347,14 @@ START_TEST(prepare)
     ck_assert_int_eq(atomic_load(&counted.live_bytes) - before, m.panels_bytes + m.rows_bytes);
     ck_assert_int_eq(sae_model_memory(model, &m), SAE_OK);
     ck_assert_uint_eq(m.prepared, SAE_PREPARE_PANELS | SAE_PREPARE_ROWS);
+    atomic_store(&counted.fail_at, atomic_load(&counted.asked));
+    REFUSED(SAE_E_NOMEM, "screen of W_enc", sae_model_prepare(model, SAE_PREPARE_SCREEN, &err));
+    for (int twice = 0; twice < 2; twice++) {
+        ACCEPTED(sae_model_prepare(model, SAE_PREPARE_SCREEN, &err));
+        ck_assert_int_eq(atomic_load(&counted.live_bytes) - before, m.panels_bytes + m.rows_bytes + m.screen_bytes);
+    }
+    ck_assert_int_eq(sae_model_memory(model, &m), SAE_OK);
+    ck_assert_uint_eq(m.prepared, SAE_PREPARE_PANELS | SAE_PREPARE_ROWS | SAE_PREPARE_SCREEN);
     sae_model_free(model);
     planted_free(&p);
 

@@ -19,7 +19,7 @@ enum { MAX_ROWS = 16 };
 static const sae_isa isas[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
 enum { N_ISAS = sizeof isas / sizeof *isas };
 
-static const uint32_t forms[] = {0, SAE_PREPARE_ROWS, SAE_PREPARE_PANELS, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS};
+static const uint32_t forms[] = {0, SAE_PREPARE_ROWS, SAE_PREPARE_PANELS, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS, SAE_PREPARE_SCREEN};
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
 /* golden.json, the list of all. */

@@ -22,12 +22,13 @@
 #include <unistd.h>
 
 #include "simd/kernels.h"
+#include "simd/tables.h"
 
 #define LENGTH(a) (sizeof(a) / sizeof *(a))
 
 /* ---- the tables and the count ---- */
 
-static const saei_kernels *tables[4];
+static const saei_kernels *tables[5];
 static size_t n_tables;
 static long n_passed, n_failed;
 
@@ -62,6 +63,11 @@ static void find_tables(void)
         check(k->isa == isas[i], "the %s table says it is %s", sae_isa_name(isas[i]), sae_isa_name(k->isa));
         tables[n_tables++] = k;
     }
+    /* the form of a table that this processor does not choose */
+    if (n_tables && tables[n_tables - 1] == saei_table_avx512_vnni()) {
+        tables[n_tables] = tables[n_tables - 1];
+        tables[n_tables++ - 1] = saei_table_avx512();
+    }
     check(saei_kernels_for(SAE_ISA_AUTO) == tables[n_tables - 1], "AUTO is not the best table of this machine");
     check(!saei_kernels_for(7) && !saei_kernels_for(-1), "a table for an instruction set that does not exist");
 }
@@ -70,7 +76,7 @@ static void find_tables(void)
 static void test_tables_differ(void)
 {
     for (size_t a = 0; a < n_tables; a++)
-        for (size_t b = 0; b < a; b++) {
+        for (size_t b = 0; b < a && tables[a]->isa != tables[b]->isa; b++) {
 #define DIFFER(ret, name, args)                                                                                                  \
     check(tables[a]->name != tables[b]->name, "%s is one function in the %s and %s tables", #name, sae_isa_name(tables[a]->isa), \
           sae_isa_name(tables[b]->isa));
@@ -869,6 +875,91 @@ static void test_combine(void)
         combine_case(SAE_F32, 5, d, 1);
 }
 
+/* ---- screening ---- */
+
+static int32_t byte_sum(const uint8_t *w, const int8_t *x, size_t planes, size_t d4)
+{
+    int32_t sum = 0;
+    for (size_t k = 0; k < d4; k++)
+        for (size_t b = 0; b < 4; b++)
+            sum += w[k * 192 + b] * x[k * planes * 4 + b];
+    return sum;
+}
+
+/* Any bytes, or the largest products, which an instruction that saturates gets wrong. */
+static void int8_panels_case(size_t n_panels, size_t planes, size_t d4, bool extreme)
+{
+    const size_t n = 48 * n_panels, ldc = n + below(4), c_ints = (planes - 1) * ldc + n;
+    uint8_t *w = place(0, n * d4 * 4, 64);
+    int8_t *x = place(1, planes * d4 * 4, 1);
+    int32_t *want = (int32_t *)(void *)scratch(c_ints);
+    for (size_t i = 0; i < n * d4 * 4; i++)
+        w[i] = extreme ? 255 : (uint8_t)rng();
+    for (size_t i = 0; i < planes * d4 * 4; i++)
+        x[i] = (int8_t)(extreme ? (i / 4 % planes % 2 ? 127 : -128) : (int)(rng() & 255) - 128);
+    for (size_t q = 0; q < planes; q++)
+        for (size_t j = 0; j < n; j++)
+            want[q * ldc + j] = byte_sum(w + j / 48 * d4 * 192 + j % 48 * 4, x + q * 4, planes, d4);
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch out = watched(2, c_ints * 4, 4);
+        tables[i]->int8_panels((int32_t *)(void *)out.at, ldc, w, n_panels, x, planes, d4);
+        check_floats(tables[i], "int8_panels", &out, (const float *)(const void *)want,
+                     shape("panels %zu planes %zu d4 %zu extreme %d", n_panels, planes, d4, extreme));
+    }
+}
+
+static void test_int8_panels(void)
+{
+    for (size_t planes = 2; planes <= 8; planes *= 2) {
+        for (size_t n_panels = 0; n_panels <= 9; n_panels++)
+            int8_panels_case(n_panels, planes, below(20), n_panels % 2);
+        for (size_t s = 0; s < N_SIZES; s++)
+            int8_panels_case(1 + below(5), planes, sizes[s], rng() % 4 == 0);
+        int8_panels_case(1, planes, 4096, true);
+    }
+}
+
+static void screen_case(size_t n, bool two, bool thresholds, mix values)
+{
+    const size_t j0 = below(50), all = j0 + n;
+    float *v[5];
+    for (int i = 0; i < 5; i++) {
+        v[i] = floats(3 + i, all);
+        fill(v[i], all, values);
+    }
+    int32_t *first = place(0, n * 4, 4), *second = place(1, n * 4, 4), *want_ids = (int32_t *)(void *)scratch(n);
+    float *want = scratch(n);
+    const saei_span x = {number(PLAIN), fabsf(number(PLAIN)), fabsf(number(values)), (int32_t)(rng() & 0xfffff), (int32_t)(rng() & 0xffff)};
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t j = j0 + i;
+        first[i] = (int32_t)(rng() & 0x3ffffff) - (1 << 25);
+        second[i] = (int32_t)(rng() & 0xffffff) - (1 << 23);
+        const float a = (float)(first[i] - x.first_offset), b = (float)(second[i] - x.second_offset);
+        want[i] = fmaf(v[0][j] * x.scale, two ? fmaf(a, 256.0f, b) : a, fmaf(v[1][j], x.norm, v[2][j] * x.slack)) + v[3][j];
+        v[4][j] = thresholds ? near(want[i]) : 0.0f;
+        if (!(want[i] < v[4][j]))
+            want_ids[m++] = (int32_t)j;
+    }
+    const saei_bound bound = {v[0], v[1], v[2], v[3], thresholds ? v[4] : NULL};
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch u = watched(2, n * 4, 4), w = watched(8, n * 4, 4);
+        tables[i]->bounds((float *)(void *)u.at, first, two ? second : NULL, n, j0, &bound, &x);
+        check_floats(tables[i], "bounds", &u, want, shape("n %zu two %d", n, two));
+        const size_t got = tables[i]->screen((int32_t *)(void *)w.at, first, two ? second : NULL, n, j0, &bound, &x);
+        check(got == m && !memcmp(w.at, want_ids, m * 4) && clean(&w), "%s screen (n %zu two %d): %zu of them, not %zu",
+              sae_isa_name(tables[i]->isa), n, two, got, m);
+    }
+}
+
+static void test_screen(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++)
+        for (int flavour = 0; flavour < 4; flavour++)
+            for (mix values = PLAIN; values < N_MIXES; values++)
+                screen_case(sizes[s], flavour & 1, flavour & 2, values);
+}
+
 /* ---- --bench ---- */
 
 enum { BENCH_D = 2304, BENCH_N = 16368, BENCH_ROWS = 512 }; /* 341 panels; 151 MB in f32: larger than any cache here */
@@ -1087,12 +1178,25 @@ static void bench_pack_lanes(bench *b)
     b->k->pack_lanes(b->c, b->w, b->n, BENCH_D);
 }
 
+static void bench_int8_panels(bench *b) /* 4 panels at a time for all rows, as an encode does; w taken as bytes */
+{
+    enum { D4 = BENCH_D / 4 };
+    for (size_t p = 0; p < BENCH_N / 48; p += 4)
+        for (size_t q = 0; q < b->rows; q += 8)
+            b->k->int8_panels((int32_t *)(void *)b->c, 192, (const uint8_t *)b->w + p * D4 * 192,
+                              BENCH_N / 48 - p < 4 ? BENCH_N / 48 - p : 4, (const int8_t *)b->x + q * D4 * 4, b->rows < 8 ? b->rows : 8,
+                              D4);
+}
+
 static void bench_products(bench *b)
 {
     const double weights = (double)BENCH_N * BENCH_D;
     b->rows = 512;
     if (b->k->isa != SAE_ISA_SCALAR)
         time_it(b, "panels 512 rows", bench_panels, 512 / 64 * 4 * weights, 512 * 2 * weights);
+    b->rows = 64;
+    for (b->rows = 2; b->rows <= 64; b->rows *= b->rows < 8 ? 2 : 8)
+        time_it(b, shape("int8_panels %zu planes", b->rows), bench_int8_panels, weights, (double)b->rows * 2 * weights);
     b->rows = 64;
     time_it(b, "panels 64 rows", bench_panels, 4 * weights, 64 * 2 * weights);
     for (b->rows = 8; b->rows > 2; b->rows /= 2)
@@ -1198,8 +1302,9 @@ static int run_bench(const char *only, const char *word)
 static const struct {
     void (*run)(void);
     const char *name;
-} tests[] = {TEST(tables_differ), TEST(widen),       TEST(narrow),    TEST(nonfinite), TEST(pack_rows), TEST(pack_panels), TEST(pack_lanes),
-             TEST(panels),        TEST(gemv_panels), TEST(gemv_cols), TEST(dot_rows),  TEST(probe),     TEST(activate),    TEST(combine)};
+} tests[] = {TEST(tables_differ), TEST(widen),   TEST(narrow),      TEST(nonfinite), TEST(pack_rows), TEST(pack_panels),
+             TEST(pack_lanes),    TEST(panels),  TEST(gemv_panels), TEST(gemv_cols), TEST(dot_rows),  TEST(probe),
+             TEST(activate),      TEST(combine), TEST(int8_panels), TEST(screen)};
 
 static volatile sig_atomic_t running;
 

@@ -348,7 +348,7 @@ START_TEST(same_bits_in_every_form)
             shape.flags |= (layout & 1 ? SAE_W_ENC_BY_ROWS : 0u) | (layout & 2 ? SAE_W_DEC_BY_COLS : 0u) | (turn % 2 ? SAE_BORROW : 0u);
             planted_make(&p, shape, 7);
             for (size_t i = 0; i < n_isas; i++)
-                for (uint32_t form = 0; form < 4; form++) {
+                for (uint32_t form = 0; form < 8; form++) {
                     const int32_t max_rows = batches[turn++ % LENGTH(batches)];
                     char what[120];
                     snprintf(what, sizeof what, "%s, %s, %s weights, layout %u, prepared %u, max_rows %d", kinds[_i].name,
@@ -396,7 +396,7 @@ START_TEST(same_bits_by_every_runner)
     sae_env *plain = env_make(NULL, SAE_ISA_AUTO, NULL, NULL, 0);
     outcome *want = observe(&p, plain, 0, &rows, 64);
     for (size_t i = 0; i < LENGTH(runners); i++)
-        for (uint32_t form = 0; form < 4; form++) {
+        for (uint32_t form = 0; form < 8; form++) {
             char what[120];
             snprintf(what, sizeof what, "%s, runner %zu (%s), prepared %u", kinds[_i].name, i, runners[i].name, (unsigned)form);
             sae_env *env = env_make(NULL, SAE_ISA_AUTO, runners[i].run, runners[i].user, runners[i].workers);
@@ -504,7 +504,8 @@ static void *share(void *arg)
     sae_ctx *ctx;
     s->right = true;
     if (s->prepares) {
-        s->right = !sae_model_prepare(s->model, SAE_PREPARE_ROWS, NULL) && !sae_model_prepare(s->model, SAE_PREPARE_PANELS, NULL);
+        s->right = !sae_model_prepare(s->model, SAE_PREPARE_ROWS, NULL) && !sae_model_prepare(s->model, SAE_PREPARE_PANELS, NULL) &&
+                   !sae_model_prepare(s->model, SAE_PREPARE_SCREEN, NULL);
         return NULL;
     }
     if (sae_ctx_create(&ctx, s->model, NULL, NULL))

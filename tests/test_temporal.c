@@ -279,7 +279,7 @@ START_TEST(refusals)
     sae_plan *plan;
     const int32_t feature = 3;
     const sae_edit edit = {.struct_size = sizeof edit, .op = SAE_ADD, .value = 1.0f, .model = m, .feature = 3};
-    const sae_ctx_options too_many = {sizeof too_many, 65537};
+    const sae_ctx_options too_many = {.struct_size = sizeof too_many, .max_rows = 65537};
     const sae_rows in = rows_plain(x, ROWS, D), to = rows_plain(y, ROWS, D);
     sae_codes codes = codes_make(ROWS, ROWS * N, false);
     float error[ROWS];

@@ -363,7 +363,7 @@ static sae_status make_prepared(void **out, const parents *f)
 {
     sae_model *model = NULL;
     const sae_status made = sae_model_create(&model, f->env, &f->gated.weights, &err);
-    const sae_status status = made ? made : sae_model_prepare(model, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS, &err);
+    const sae_status status = made ? made : sae_model_prepare(model, SAE_PREPARE_ROWS | SAE_PREPARE_PANELS | SAE_PREPARE_SCREEN, &err);
     if (!made && status) {
         sae_model_free(model);
         model = NULL;

@@ -28,6 +28,7 @@ typedef struct sae_ctx_options {
     uint32_t struct_size;
     int32_t max_rows; /* rows worked on at once, 1 .. 64; 0 = 64. Calls may bring any number; results do not depend on it.
                          A temporal SAE: the longest sequence, 1 .. 65536; 0 = 1024. A call's rows are one sequence */
+    int32_t screen;   /* with SAE_PREPARE_SCREEN, the same bits: SAE_YES always, SAE_NO never, SAE_DEFAULT where it has been faster */
 } sae_ctx_options;
 
 /* Bytes that sae_ctx_create will ask of the allocator (most of it is touched only when many features are active at once). */
@@ -41,6 +42,19 @@ SAE_API const char *sae_ctx_error(const sae_ctx *ctx);
 
 /* Pre-activations of the last encode or probe on this ctx that were not finite, and therefore inactive. */
 SAE_API int64_t sae_ctx_nonfinite(const sae_ctx *ctx);
+
+/* How the rows of all encodes on a ctx, forward passes and probes that encode included, came to their codes. */
+typedef struct sae_ctx_counts {
+    uint32_t struct_size;
+    uint32_t reserved;     /* 0 */
+    int64_t rows_screened; /* by SAE_PREPARE_SCREEN */
+    int64_t rows_dense;    /* by all dots: nothing prepared, or a screen that did not pay or does not hold for the row */
+    int64_t candidates;    /* features of the screened rows whose exact dots were taken */
+    int64_t active;        /* codes of the screened rows */
+} sae_ctx_counts;
+
+/* Fills `out` (set out->struct_size first). Not while a call on the ctx runs. Errors: SAE_E_ARG. */
+SAE_API sae_status sae_ctx_count(const sae_ctx *ctx, sae_ctx_counts *out);
 
 SAE_API void sae_ctx_free(sae_ctx *ctx);
 

@@ -178,7 +178,9 @@ SAE_API sae_status sae_model_read(const sae_model *model, int32_t tensor, int64_
 enum {
     SAE_PREPARE_ROWS =
         1, /* W_enc as [d_sae][d_in] (and W_dec as [d_sae][d_out]) in the stored dtype, where the file has it the other way */
-    SAE_PREPARE_PANELS = 2 /* W_enc in f32 panels: the fastest dense encode; 4 bytes a weight */
+    SAE_PREPARE_PANELS = 2, /* W_enc in f32 panels: the fastest dense encode; 4 bytes a weight */
+    SAE_PREPARE_SCREEN = 4  /* W_enc in bytes with certified bounds, and its rows: encodes skip the features that cannot be active, with the
+                               same bits; 1 byte a weight. Nothing for an SAE that cannot be screened: docs/model.md says which */
 };
 
 /* Builds packed forms once, with the env's parallel-for; values are checked on the way. Optional: an unprepared model gives the same
@@ -202,6 +204,7 @@ typedef struct sae_memory {
     int64_t vectors_bytes; /* biases, thresholds, copied or read weights: owned by the model */
     int64_t rows_bytes;    /* of the form, whether or not it is built; 0 where the stored layout already is the form */
     int64_t panels_bytes;
+    int64_t screen_bytes; /* without its rows; 0 for an SAE that cannot be screened */
 } sae_memory;
 
 /* What each form takes or would take. Errors: SAE_E_ARG. */

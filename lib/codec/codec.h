@@ -62,6 +62,9 @@ saei_tile saei_tile_of(const sae_model *model, uint32_t tile);
  * non-finite pre-activations to *bad. SAE_E_HOST when the host's parallel-for failed. */
 sae_status saei_work_encode(saei_work *work, const sae_model *model, size_t n, int64_t *bad);
 
+/* Encodes other rows, x [n][d_in]; row r as row map[r] of the work. Not for a matching pursuit. */
+sae_status saei_work_encode_rows(saei_work *work, const sae_model *model, const float *x, const int32_t *map, size_t n, int64_t *bad);
+
 /* The same for a matching pursuit. */
 sae_status saei_work_pursue(saei_work *work, const sae_model *model, size_t n, int64_t *bad);
 
@@ -88,6 +91,16 @@ typedef struct saei_sequence {
 
 size_t saei_sequence_layout(saei_sequence *out, const sae_model *model, size_t max_rows, unsigned char *block);
 
+/* Scratch of screened encodes. */
+typedef struct saei_screening {
+    float *dense;     /* [max_rows][d_in]: the rows that are encoded densely after all */
+    int8_t *planes;   /* of groups of rows: [d4][planes of a group][4] */
+    saei_span *spans; /* [max_rows] */
+    int32_t *sums;    /* per worker: [SAEI_PLANES][features of a step] */
+    int32_t *map;     /* [max_rows]: which rows `dense` holds */
+    int32_t *count;   /* [max_rows]: candidates; -1 = the row is to be encoded densely */
+} saei_screening;
+
 struct sae_ctx {
     sae_model *model;
     atomic_flag busy;
@@ -95,13 +108,18 @@ struct sae_ctx {
     int64_t nonfinite;
     size_t bytes; /* of the whole allocation, for the allocator */
     saei_work work;
-    saei_sequence sequence; /* temporal; else zeros */
-    float *row;             /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
-    float *coef;            /* per worker: [SAEI_COEFS] */
-    int32_t *ids;           /* per worker: [SAEI_COEFS] */
-    float *y;               /* [max_rows][d_out] rows of a forward pass */
-    float *raw;             /* [max_rows][d_in] the rows as they came, where there is a skip; else NULL */
-    double *mean;           /* [d_out] */
+    saei_sequence sequence;   /* temporal; else zeros */
+    saei_screening screening; /* of an SAE that can be screened; else zeros */
+    int32_t screen;           /* the option */
+    double share;             /* mean share of candidates of the last rows */
+    int64_t paused;           /* rows since screening paused */
+    sae_ctx_counts counts;
+    float *row;   /* per worker: a decoded row and a gathered decoder row, [2][d_out] */
+    float *coef;  /* per worker: [SAEI_COEFS] */
+    int32_t *ids; /* per worker: [SAEI_COEFS] */
+    float *y;     /* [max_rows][d_out] rows of a forward pass */
+    float *raw;   /* [max_rows][d_in] the rows as they came, where there is a skip; else NULL */
+    double *mean; /* [d_out] */
 };
 
 enum { SAEI_COEFS = 256 };

@@ -1,4 +1,4 @@
-#include "codec/codec.h"
+#include "codec/screen.h"
 
 #include <string.h>
 
@@ -6,7 +6,7 @@
 enum { DEFAULT_SEQUENCE = 1024, MAX_SEQUENCE = 65536 };
 
 /* max_rows: for a temporal SAE the longest sequence, worked on in blocks like any other rows. */
-static sae_status read_options(size_t *max_rows, const sae_model *model, const sae_ctx_options *opt, sae_error *err)
+static sae_status read_options(size_t *max_rows, int32_t *screen, const sae_model *model, const sae_ctx_options *opt, sae_error *err)
 {
     const bool temporal = model->parts.arch == SAE_TEMPORAL;
     const int32_t most = temporal ? MAX_SEQUENCE : SAEI_MAX_ROWS, usual = temporal ? DEFAULT_SEQUENCE : SAEI_MAX_ROWS;
@@ -18,12 +18,15 @@ static sae_status read_options(size_t *max_rows, const sae_model *model, const s
     }
     if (o.max_rows < 0 || o.max_rows > most)
         return saei_fail(err, SAE_E_ARG, "max_rows = %d, it may be 1 .. %d, or 0 for the default", (int)o.max_rows, (int)most);
+    if (o.screen != SAE_DEFAULT && o.screen != SAE_YES && o.screen != SAE_NO)
+        return saei_fail(err, SAE_E_ARG, "screen = %d, it may be SAE_DEFAULT, SAE_YES or SAE_NO", (int)o.screen);
+    *screen = o.screen;
     *max_rows = (size_t)(o.max_rows ? o.max_rows : usual);
     return SAE_OK;
 }
 
 typedef struct parts {
-    size_t ctx, row, coef, ids, y, raw, mean, work, sequence, total;
+    size_t ctx, row, coef, ids, y, raw, mean, work, sequence, screening, total;
     size_t rows; /* worked on at once */
 } parts;
 
@@ -31,6 +34,7 @@ static parts layout(const sae_model *model, size_t max_rows)
 {
     const size_t workers = model->env->host.max_workers, d_in = (size_t)model->parts.d_in, d_out = (size_t)model->parts.d_out;
     saei_sequence unused;
+    saei_screening no_screening;
     parts p = {.rows = max_rows < SAEI_MAX_ROWS ? max_rows : SAEI_MAX_ROWS};
     p.ctx = saei_reserve(&p.total, 1, sizeof(sae_ctx));
     p.row = saei_reserve(&p.total, workers * 2 * d_out, sizeof(float));
@@ -42,15 +46,18 @@ static parts layout(const sae_model *model, size_t max_rows)
     p.work = saei_reserve(&p.total, 1, saei_work_bytes(model, p.rows));
     if (model->parts.arch == SAE_TEMPORAL)
         p.sequence = saei_reserve(&p.total, 1, saei_sequence_layout(&unused, model, max_rows, NULL));
+    if (saei_screen_bytes(model))
+        p.screening = saei_reserve(&p.total, 1, saei_screening_layout(&no_screening, model, p.rows, NULL));
     return p;
 }
 
 sae_status sae_ctx_bytes(const sae_model *model, const sae_ctx_options *opt, size_t *out)
 {
     size_t max_rows = 0;
+    int32_t screen = SAE_DEFAULT;
     if (!model || !out)
         return SAE_E_ARG;
-    const sae_status status = read_options(&max_rows, model, opt, NULL);
+    const sae_status status = read_options(&max_rows, &screen, model, opt, NULL);
     if (!status)
         *out = layout(model, max_rows).total;
     return status;
@@ -59,12 +66,13 @@ sae_status sae_ctx_bytes(const sae_model *model, const sae_ctx_options *opt, siz
 sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options *opt, sae_error *err)
 {
     size_t max_rows = 0;
+    int32_t screen = SAE_DEFAULT;
     if (!out)
         return saei_fail(err, SAE_E_ARG, "sae_ctx_create: out is NULL");
     *out = NULL;
     if (!model)
         return saei_fail(err, SAE_E_ARG, "sae_ctx_create: model is NULL");
-    const sae_status status = read_options(&max_rows, model, opt, err);
+    const sae_status status = read_options(&max_rows, &screen, model, opt, err);
     if (status)
         return status;
     const parts p = layout(model, max_rows);
@@ -87,6 +95,9 @@ sae_status sae_ctx_create(sae_ctx **out, sae_model *model, const sae_ctx_options
     saei_work_init(&ctx->work, model, p.rows, block + p.work);
     if (model->parts.arch == SAE_TEMPORAL)
         saei_sequence_layout(&ctx->sequence, model, max_rows, block + p.sequence);
+    if (saei_screen_bytes(model))
+        saei_screening_layout(&ctx->screening, model, p.rows, block + p.screening);
+    ctx->screen = screen;
     saei_model_take(model);
     *out = ctx;
     return saei_ok(err);
@@ -109,6 +120,11 @@ const char *sae_ctx_error(const sae_ctx *ctx)
 int64_t sae_ctx_nonfinite(const sae_ctx *ctx)
 {
     return ctx ? ctx->nonfinite : 0;
+}
+
+sae_status sae_ctx_count(const sae_ctx *ctx, sae_ctx_counts *out)
+{
+    return ctx && out ? saei_write_struct(out, &ctx->counts, sizeof ctx->counts, "sae_ctx_counts", NULL) : SAE_E_ARG;
 }
 
 sae_status saei_ctx_begin(sae_ctx *ctx, saei_fpmode *mode)

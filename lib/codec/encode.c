@@ -1,9 +1,16 @@
 #include <string.h>
 
 #include "codec/codes.h"
+#include "codec/screen.h"
 
 /* What becomes of the codes of an encoded row. */
 typedef void (*sink)(void *to, const sae_ctx *ctx, size_t r, int64_t row);
+
+static sae_status encode_dense_rows(sae_ctx *ctx, size_t n)
+{
+    ctx->counts.rows_dense += (int64_t)n;
+    return saei_work_encode(&ctx->work, ctx->model, n, &ctx->nonfinite);
+}
 
 sae_status saei_ctx_encode(sae_ctx *ctx, const saei_rows *x, int64_t r0, size_t n)
 {
@@ -15,7 +22,7 @@ sae_status saei_ctx_encode(sae_ctx *ctx, const saei_rows *x, int64_t r0, size_t 
         saei_sequence_load(ctx, (size_t)r0, n);
     else
         saei_work_load(&ctx->work, ctx->model, x, r0, n);
-    if (saei_work_encode(&ctx->work, ctx->model, n, &ctx->nonfinite))
+    if (saei_screen_pays(ctx, n) ? saei_screen_encode(ctx, n) : encode_dense_rows(ctx, n))
         return saei_fail(&ctx->error, SAE_E_HOST, "the host's parallel-for failed in rows %lld .. %lld", (long long)r0,
                          (long long)r0 + (long long)n - 1);
     return SAE_OK;

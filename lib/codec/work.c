@@ -91,8 +91,15 @@ saei_tile saei_tile_of(const sae_model *model, uint32_t tile)
 typedef struct encode_job {
     const sae_model *model;
     saei_work *work;
+    saei_xrows x;       /* of a model of one block, where they are not the work's own */
+    const int32_t *map; /* row r is the work's row map[r]; NULL = r */
     size_t n;
 } encode_job;
+
+static size_t row_of(const encode_job *j, size_t r)
+{
+    return j->map ? (size_t)j->map[r] : r;
+}
 
 /* What values must exceed: more than 0, or anything where negative codes are kept, until k of them are known. */
 static float floor_of(const encode_job *j, size_t r)
@@ -128,10 +135,11 @@ static void take_codes(encode_job *j, const saei_tile *t, uint32_t tile, const f
 {
     saei_work *w = j->work;
     const size_t n = (size_t)j->model->parts.d_sae, tiles = j->model->n_tiles;
-    for (size_t r = 0; r < j->n; r++) {
+    for (size_t i = 0; i < j->n; i++) {
+        const size_t r = row_of(j, i);
         int32_t *count = w->count + r * tiles + tile;
         const size_t at = r * n + t->first, have = (size_t)*count;
-        const size_t more = j->model->env->kernels->activate(w->idx + at + have, w->val + at + have, c + r * step, nj, j0, &j->model->act,
+        const size_t more = j->model->env->kernels->activate(w->idx + at + have, w->val + at + have, c + i * step, nj, j0, &j->model->act,
                                                              floor_of(j, r), w->bad + r * tiles + tile);
         *count += (int32_t)more;
         if (more)
@@ -146,13 +154,13 @@ static void encode_task(void *job, uint32_t tile, uint32_t worker)
     saei_work *w = j->work;
     const saei_tile t = saei_tile_of(j->model, tile);
     const saei_dense dense = saei_model_encoder(j->model, t.block);
-    const saei_xrows x = saei_work_rows(w, j->model, t.block, j->n);
+    const saei_xrows x = j->map ? j->x : saei_work_rows(w, j->model, t.block, j->n);
     const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, tiles = j->model->n_tiles;
     const size_t step = saei_dots_step(&dense, j->n), block_first = (size_t)j->model->parts.enc[t.block].first;
     float *c = w->c + worker * saei_dots_c_floats(), *pack = w->pack + worker * saei_dots_pack_floats(d);
-    for (size_t r = 0; r < j->n; r++) {
-        w->count[r * tiles + tile] = 0;
-        w->bad[r * tiles + tile] = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        w->count[row_of(j, i) * tiles + tile] = 0;
+        w->bad[row_of(j, i) * tiles + tile] = 0;
     }
     for (size_t j0 = t.first; j0 < t.end; j0 += step) {
         const size_t nj = t.end - j0 < step ? t.end - j0 : step;
@@ -194,20 +202,36 @@ static void pack_blocks(const saei_work *work, const sae_model *model, size_t n)
     }
 }
 
-sae_status saei_work_encode(saei_work *work, const sae_model *model, size_t n, int64_t *bad)
+/* Encodes the rows of a job whose products have what they want. */
+static sae_status encode(encode_job *j, int64_t *bad)
 {
-    const size_t d_sae = (size_t)model->parts.d_sae;
-    encode_job job = {model, work, n};
-    if (model->parts.arch == SAE_MATCHING_PURSUIT)
-        return saei_work_pursue(work, model, n, bad);
-    for (size_t r = 0; r < n; r++)
-        atomic_store_explicit(work->floor + r, 0, memory_order_relaxed);
-    pack_blocks(work, model, n);
-    if (saei_run(&model->env->host, &job, encode_task, model->n_tiles))
+    saei_work *w = j->work;
+    const size_t d_sae = (size_t)j->model->parts.d_sae;
+    for (size_t i = 0; i < j->n; i++)
+        atomic_store_explicit(w->floor + row_of(j, i), 0, memory_order_relaxed);
+    if (saei_run(&j->model->env->host, j, encode_task, j->model->n_tiles))
         return SAE_E_HOST;
-    for (size_t r = 0; r < n; r++) {
-        const size_t m = join_tiles(work, model, r, bad);
-        work->n[r] = (int32_t)saei_select(model, work->idx + r * d_sae, work->val + r * d_sae, m, work->pick);
+    for (size_t i = 0; i < j->n; i++) {
+        const size_t r = row_of(j, i), m = join_tiles(w, j->model, r, bad);
+        w->n[r] = (int32_t)saei_select(j->model, w->idx + r * d_sae, w->val + r * d_sae, m, w->pick);
     }
     return SAE_OK;
+}
+
+sae_status saei_work_encode(saei_work *work, const sae_model *model, size_t n, int64_t *bad)
+{
+    encode_job job = {.model = model, .work = work, .n = n};
+    if (model->parts.arch == SAE_MATCHING_PURSUIT)
+        return saei_work_pursue(work, model, n, bad);
+    pack_blocks(work, model, n);
+    return encode(&job, bad);
+}
+
+sae_status saei_work_encode_rows(saei_work *work, const sae_model *model, const float *x, const int32_t *map, size_t n, int64_t *bad)
+{
+    const saei_dense dense = saei_model_encoder(model, 0);
+    encode_job job = {.model = model, .work = work, .x = saei_work_rows(work, model, 0, n), .map = map, .n = n};
+    job.x.x = x;
+    saei_dots_begin(model->env->kernels, &dense, &job.x);
+    return encode(&job, bad);
 }

@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "model/screen.h"
 
 #include <math.h>
 #include <string.h>
@@ -67,6 +67,8 @@ void sae_model_free(sae_model *model)
         return;
     sae_env *env = model->env;
     const saei_host *host = &env->host;
+    saei_screen *screen = atomic_load(&model->screen);
+    saei_dealloc(host, screen, screen ? screen->bytes : 0);
     free_forms(model);
     saei_dealloc(host, model->vectors, model->vectors_bytes);
     saei_parts_free(&model->parts, host);
@@ -389,7 +391,9 @@ sae_status sae_model_memory(const sae_model *model, sae_memory *out)
         memory.rows_bytes += rows_bytes(&p->dec[i].w.m, model->dec_forms + i, &rows);
     for (uint32_t i = 0; i < p->n_files; i++)
         *(p->files[i].mapped ? &memory.mapped_bytes : &copied) += (int64_t)p->files[i].bytes;
-    memory.prepared = (panels ? SAE_PREPARE_PANELS : 0u) | (rows ? SAE_PREPARE_ROWS : 0u);
+    memory.screen_bytes = (int64_t)saei_screen_bytes(model);
+    memory.prepared =
+        (panels ? SAE_PREPARE_PANELS : 0u) | (rows ? SAE_PREPARE_ROWS : 0u) | (atomic_load(&model->screen) ? SAE_PREPARE_SCREEN : 0u);
     memory.vectors_bytes = (int64_t)(model->vectors_bytes + p->memory.bytes) + copied;
     return saei_write_struct(out, &memory, sizeof memory, "sae_memory", NULL);
 }

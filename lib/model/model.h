@@ -40,6 +40,8 @@ struct sae_model {
     const float *b_in;      /* [d_in]: b_dec when it is subtracted from the input, else NULL */
     const float *dec_scale; /* [d_sae] or NULL: a decoder row counts dec_scale[i] * W_dec row */
 
+    _Atomic(struct saei_screen *) screen; /* NULL = not prepared */
+
     bool checked; /* every weight is known to be finite */
 };
 

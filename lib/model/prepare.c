@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "model/screen.h"
 
 #include <string.h>
 
@@ -180,6 +180,17 @@ static sae_status build_rows(sae_model *model, const saei_matrix *m, saei_form *
     return status;
 }
 
+static sae_status build_screen(sae_model *model, sae_error *err)
+{
+    saei_screen *screen;
+    if (atomic_load(&model->screen) || !saei_screen_bytes(model))
+        return SAE_OK;
+    sae_status status = build_rows(model, &model->parts.enc[0].w.m, model->enc_forms, "the rows of W_enc", err);
+    if (!status && !(status = saei_screen_build(&screen, model, err)))
+        atomic_store_explicit(&model->screen, screen, memory_order_release);
+    return status;
+}
+
 static sae_status prepare(sae_model *model, uint32_t what, sae_error *err)
 {
     const saei_parts *p = &model->parts;
@@ -195,15 +206,16 @@ static sae_status prepare(sae_model *model, uint32_t what, sae_error *err)
         status = build_rows(model, &p->enc[i].w.m, model->enc_forms + i, "the rows of W_enc", err);
     for (uint32_t i = 0; i < p->n_dec && !status && (what & SAE_PREPARE_ROWS); i++)
         status = build_rows(model, &p->dec[i].w.m, model->dec_forms + i, "the rows of W_dec", err);
-    return status;
+    return status || !(what & SAE_PREPARE_SCREEN) ? status : build_screen(model, err);
 }
 
 sae_status sae_model_prepare(sae_model *model, uint32_t what, sae_error *err)
 {
     if (!model)
         return saei_fail(err, SAE_E_ARG, "sae_model_prepare: model is NULL");
-    if (what & ~(uint32_t)(SAE_PREPARE_ROWS | SAE_PREPARE_PANELS))
-        return saei_fail(err, SAE_E_ARG, "what = %#x has bits other than SAE_PREPARE_ROWS and SAE_PREPARE_PANELS", (unsigned)what);
+    if (what & ~(uint32_t)(SAE_PREPARE_ROWS | SAE_PREPARE_PANELS | SAE_PREPARE_SCREEN))
+        return saei_fail(err, SAE_E_ARG, "what = %#x has bits other than SAE_PREPARE_ROWS, SAE_PREPARE_PANELS and SAE_PREPARE_SCREEN",
+                         (unsigned)what);
     saei_lock_take(&model->lock);
     const sae_status status = prepare(model, what, err);
     saei_lock_give(&model->lock);

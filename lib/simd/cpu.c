@@ -6,20 +6,22 @@
 #include <cpuid.h>
 
 typedef struct features {
-    unsigned leaf1_ecx, leaf7_ebx, xcr0;
+    unsigned leaf1_ecx, leaf7_ebx, leaf7_ecx, xcr0;
 } features;
 
 static features ask(void)
 {
-    features f = {0, 0, 0};
+    features f = {0, 0, 0, 0};
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx))
         return f;
     f.leaf1_ecx = ecx;
     if (ecx & bit_OSXSAVE)
         __asm__ volatile("xgetbv" : "=a"(f.xcr0), "=d"(edx) : "c"(0));
-    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
         f.leaf7_ebx = ebx;
+        f.leaf7_ecx = ecx;
+    }
     return f;
 }
 
@@ -40,6 +42,13 @@ bool saei_cpu_avx2(void)
     return has_avx2(&f);
 }
 
+bool saei_cpu_avx512_vnni(void)
+{
+    enum { VNNI = 1 << 11 };
+    const features f = ask();
+    return saei_cpu_avx512() && all_set(f.leaf7_ecx, VNNI);
+}
+
 bool saei_cpu_avx512(void)
 {
     enum { ZMM_STATE = 0xe6 };
@@ -55,6 +64,11 @@ bool saei_cpu_avx2(void)
 }
 
 bool saei_cpu_avx512(void)
+{
+    return false;
+}
+
+bool saei_cpu_avx512_vnni(void)
 {
     return false;
 }

@@ -4,7 +4,8 @@
 #include <stdbool.h>
 
 /* What the processor has and the system saves, by CPUID feature bits and XCR0; never by brand or model, which virtual machines mask. */
-bool saei_cpu_avx2(void);   /* AVX2, FMA, F16C */
-bool saei_cpu_avx512(void); /* AVX-512 F, BW, DQ, VL */
+bool saei_cpu_avx2(void);        /* AVX2, FMA, F16C */
+bool saei_cpu_avx512(void);      /* AVX-512 F, BW, DQ, VL */
+bool saei_cpu_avx512_vnni(void); /* and VNNI */
 
 #endif

@@ -12,7 +12,7 @@ static const saei_kernels *table(sae_isa isa)
     case SAE_ISA_AVX2:
         return saei_cpu_avx2() ? saei_table_avx2() : NULL;
     case SAE_ISA_AVX512:
-        return saei_cpu_avx512() ? saei_table_avx512() : NULL;
+        return !saei_cpu_avx512() ? NULL : saei_cpu_avx512_vnni() ? saei_table_avx512_vnni() : saei_table_avx512();
     default:
         return NULL;
     }

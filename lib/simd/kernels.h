@@ -16,7 +16,8 @@
 enum {
     SAEI_PANEL = 48, /* features in a panel: [d][48] f32, zero-padded */
     SAEI_LANES = 16, /* features in a probe group: [d][16] f32, zero-padded */
-    SAEI_ROWS = 8    /* rows in a packed row group: [d][8] f32, zero-padded */
+    SAEI_ROWS = 8,   /* rows in a packed row group: [d][8] f32, zero-padded */
+    SAEI_PLANES = 8  /* most planes of 8-bit rows at once */
 };
 
 /* How the pre-activation of feature j becomes a code. All arrays are indexed by feature; NULL = absent.
@@ -37,8 +38,28 @@ typedef struct saei_act {
     bool keeps_negative; /* for callers: the kernel goes by floor */
 } saei_act;
 
+/* What bounds the dots of features from above, by feature (codec/screen.h says how they are made), and of one row x:
+ *   A = (first - first_offset), or with a second plane (first - first_offset) * 256 + (second - second_offset), in f32
+ *   U = fma(scale[j] * x.scale, A, fma(error[j], x.norm, norm[j] * x.slack)) + top[j] */
+typedef struct saei_bound {
+    const float *scale, *error, *norm, *top;
+    const float *threshold; /* NULL = 0 */
+} saei_bound;
+
+typedef struct saei_span {
+    float scale, norm, slack;
+    int32_t first_offset, second_offset;
+} saei_span;
+
 /* One line per kernel: return type, name, arguments. The table, the tests and the docs are made from this list. */
-#define SAEI_KERNELS(K)                                                                                                                   \
+#define SAEI_KERNELS(K)                                                                                                                      \
+    SAEI_MOST_KERNELS(K)                                                                                                                     \
+    /* Sums of products of bytes, exact: panels [n_panels][d4][48][4] without a sign, 64-byte aligned, x [d4][planes][4] with one, planes  \
+     * 2, 4 or 8: c[q][48*p + i] = sum over k, b of panels[p][k][i][b] * x[k][q][b]. ldc >= 48 * n_panels, d4 <= 4096. */ \
+    K(void, int8_panels, (int32_t * c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4))
+
+/* All but those which an instruction set has in more than one form. */
+#define SAEI_MOST_KERNELS(K)                                                                                                              \
     /* dst[i] = (float)src[i], exact, i < n. */                                                                                           \
     K(void, widen, (float *dst, const void *src, sae_dtype dtype, size_t n))                                                              \
     /* dst[i] = src[i] rounded to nearest even (NaN stays a quiet NaN). */                                                                \
@@ -76,7 +97,13 @@ typedef struct saei_act {
       (int32_t * idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor, size_t *bad))                 \
     /* Weighted sum of rows of a matrix stored [n][d]: out[k] = init ? init[k] : +0; then for t = 0 .. n-1 in order               \
      * out[k] = fma(coef[t], row_t[k], out[k]), row_t = row ids[t]. Decode. out may be init. */       \
-    K(void, combine, (float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n))
+    K(void, combine, (float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n))              \
+    /* u[i] = U of feature j0 + i, i < n, from the sums of one row; second NULL = 8-bit rows. NaN where a bound is infinite. */           \
+    K(void, bounds,                                                                                                                       \
+      (float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))          \
+    /* Those of the n features whose U is not below the threshold (a NaN is not), ascending: ids[m] = j. Returns m <= n. */               \
+    K(size_t, screen,                                                                                                                     \
+      (int32_t * ids, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))
 
 typedef struct saei_kernels {
     sae_isa isa;

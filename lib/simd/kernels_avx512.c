@@ -13,7 +13,18 @@ const saei_kernels *saei_table_avx512(void)
     return &SAEI_TABLE;
 }
 
+const saei_kernels *saei_table_avx512_vnni(void)
+{
+    static const saei_kernels table = {.isa = SAE_ISA_AVX512, SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_panels = saei_int8_panels_vnni};
+    return &table;
+}
+
 #else
+
+const saei_kernels *saei_table_avx512_vnni(void)
+{
+    return NULL;
+}
 
 const saei_kernels *saei_table_avx512(void)
 {

@@ -4,15 +4,17 @@
  *   v_set1_at(p, i)       p[i] in all lanes; i < PANEL_MR is a constant and p[0 .. PANEL_MR-1] may be read
  *   v_load v_store (any alignment), v_load_f16 v_load_bf16 (widen exactly), v_store_f16 v_store_bf16 (round to even)
  *   v_load*_n v_store_n   the first n < VN elements: zeros in the other lanes, memory past them untouched
- *   v_gt v_finite         bit i = lane i
+ *   v_gt v_lt v_finite    bit i = lane i
+ *   v_ints                32-bit integers less a constant, rounded to floats; v_ints_n the first n < VN
  *   v_transpose           VN vectors of VN floats, in place
  *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; PROBE_MR likewise
  *   GEMV_CHAINS           sums that fit into the registers beside 4 elements of x and a weight; at most GEMV_PANELS panels are streams at once
- * and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
+ * and those of kernels_int8.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
  * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
 #include "simd/kernels.h"
+#include "simd/kernels_int8.h"
 #include "simd/unroll.h"
 
 /* How far ahead streams are fetched, in floats: 3 KB. */
@@ -688,6 +690,52 @@ static void combine(float *out, const float *init, const saei_matrix *m, const i
 {
     BY_DTYPE(m->dtype, combine_any(out, init, m, ids, coef, n, SAE_F32), combine_any(out, init, m, ids, coef, n, SAE_F16),
              combine_any(out, init, m, ids, coef, n, SAE_BF16));
+}
+
+/* ---- screening ---- */
+
+static void int8_panels(int32_t *c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4)
+{
+    int8_product(c, ldc, panels, n_panels, x, planes, d4);
+}
+
+INLINE V ints_part(const int32_t *p, int32_t less, size_t n)
+{
+    return n == VN ? v_ints(p, less) : v_ints_n(p, less, n);
+}
+
+/* U of n <= VN features; i counts from j0. */
+INLINE V bound_of(const int32_t *first, const int32_t *second, size_t i, size_t n, size_t j0, const saei_bound *b, const saei_span *x)
+{
+    const size_t j = j0 + i;
+    V sums = ints_part(first + i, x->first_offset, n);
+    if (second)
+        sums = v_fma(sums, v_set1(256.0f), ints_part(second + i, x->second_offset, n));
+    const V lost = v_fma(load_part(b->error + j, n), v_set1(x->norm), v_mul(load_part(b->norm + j, n), v_set1(x->slack)));
+    return v_add(v_fma(v_mul(load_part(b->scale + j, n), v_set1(x->scale)), sums, lost), load_part(b->top + j, n));
+}
+
+/* 4 or 8 bytes of sums and 16 of vectors a feature, from L1 and L2: a few percent of the product. */
+static void bounds(float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x)
+{
+    for (size_t i = 0; i < n; i += VN) {
+        const size_t have = min_of(VN, n - i);
+        store_part(u + i, bound_of(first, second, i, have, j0, bound, x), have);
+    }
+}
+
+static size_t screen(int32_t *ids, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound,
+                     const saei_span *x)
+{
+    size_t m = 0;
+    for (size_t i = 0; i < n; i += VN) {
+        const size_t have = min_of(VN, n - i);
+        const uint32_t all = (uint32_t)(((uint64_t)1 << have) - 1);
+        const V threshold = bound->threshold ? load_part(bound->threshold + j0 + i, have) : v_zero();
+        for (uint32_t on = ~v_lt(bound_of(first, second, i, have, j0, bound, x), threshold) & all; on; on &= on - 1)
+            ids[m++] = (int32_t)(j0 + i) + __builtin_ctz(on);
+    }
+    return m;
 }
 
 #define SAEI_KERNEL_ENTRY(ret, name, args) .name = name,

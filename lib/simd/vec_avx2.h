@@ -11,6 +11,7 @@
 /* 4 rows x 24 features: 12 accumulators, 3 weights and a broadcast fill the 16 registers. */
 enum { VN = 8, PANEL_MR = 4, PANEL_NV = 3, GEMV_PANELS = 2, GEMV_CHAINS = 12, PROBE_MR = 4 };
 typedef __m256 V;
+typedef __m256i I;
 
 static inline __m128i v_halves(const void *p, size_t n) /* n < 8 16-bit elements, none beyond is touched */
 {
@@ -98,10 +99,55 @@ static inline uint32_t v_gt(V a, V b)
 {
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
+static inline uint32_t v_lt(V a, V b)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+static inline V v_ints(const int32_t *p, int32_t less)
+{
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p), _mm256_set1_epi32(less)));
+}
+static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
+{
+    int32_t v[8] = {0};
+    memcpy(v, p, n * sizeof *v);
+    return v_ints(v, less);
+}
 static inline uint32_t v_finite(V a)
 {
     const V magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(magnitude, _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ));
+}
+
+/* The instruction that multiplies bytes would saturate: even and odd bytes as 16 bits. */
+enum { INT8_CHAINS = 8 };
+typedef struct B {
+    __m256i even, odd;
+} B, X;
+
+static inline I i_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+static inline void i_store(int32_t *p, I v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, v);
+}
+static inline B b_load(const uint8_t *p)
+{
+    const __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return (B){_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)};
+}
+static inline X x_load(const int8_t *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    const __m256i bytes = _mm256_set1_epi32(word);
+    return (X){_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    return _mm256_add_epi32(sums, _mm256_add_epi32(_mm256_madd_epi16(b.even, x.even), _mm256_madd_epi16(b.odd, x.odd)));
 }
 
 /* 8 x 8 in registers. */

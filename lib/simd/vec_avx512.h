@@ -3,6 +3,7 @@
 #define SAEI_VEC_AVX512_H
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "base/base.h"
 #include "simd/unroll.h"
@@ -10,6 +11,7 @@
 /* 8 rows x 48 features: 24 accumulators, 3 weights, the row values broadcast from memory. */
 enum { VN = 16, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 4, GEMV_CHAINS = 24, PROBE_MR = 8 };
 typedef __m512 V;
+typedef __m512i I;
 
 static inline __mmask16 v_first(size_t n)
 {
@@ -91,10 +93,81 @@ static inline uint32_t v_gt(V a, V b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
 }
+static inline uint32_t v_lt(V a, V b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+static inline V v_ints(const int32_t *p, int32_t less)
+{
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(less)));
+}
+static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(v_first(n), p), _mm512_set1_epi32(less)));
+}
 static inline uint32_t v_finite(V a)
 {
     return _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
 }
+
+static inline I i_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+static inline void i_store(int32_t *p, I v)
+{
+    _mm512_storeu_si512(p, v);
+}
+static inline __m512i v_four(const int8_t *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+#if defined(__AVX512VNNI__)
+
+enum { INT8_CHAINS = 24 };
+typedef __m512i B;
+typedef __m512i X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+static inline X x_load(const int8_t *p)
+{
+    return v_four(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    return _mm512_dpbusd_epi32(sums, b, x);
+}
+
+#else
+
+/* The instruction that multiplies bytes would saturate: even and odd bytes as 16 bits. */
+enum { INT8_CHAINS = 12 };
+typedef struct B {
+    __m512i even, odd;
+} B, X;
+
+static inline B b_load(const uint8_t *p)
+{
+    const __m512i bytes = _mm512_loadu_si512(p);
+    return (B){_mm512_and_si512(bytes, _mm512_set1_epi16(0xff)), _mm512_srli_epi16(bytes, 8)};
+}
+static inline X x_load(const int8_t *p)
+{
+    const __m512i bytes = v_four(p);
+    return (X){_mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8), _mm512_srai_epi16(bytes, 8)};
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    return _mm512_add_epi32(sums, _mm512_add_epi32(_mm512_madd_epi16(b.even, x.even), _mm512_madd_epi16(b.odd, x.odd)));
+}
+
+#endif
 
 /* 16 x 16 in registers: pairs, quads, then 128-bit lanes twice. */
 INLINE void v_transpose(V r[16])

@@ -11,6 +11,7 @@
 /* 8 rows x 12 features: 24 accumulators, 3 weights, 2 for the row values. */
 enum { VN = 4, PANEL_MR = 8, PANEL_NV = 3, GEMV_PANELS = 1, GEMV_CHAINS = 24, PROBE_MR = 4 };
 typedef float32x4_t V;
+typedef int32x4_t I;
 
 static inline V v_zero(void)
 {
@@ -108,9 +109,57 @@ static inline uint32_t v_gt(V a, V b)
 {
     return v_bits(vcgtq_f32(a, b));
 }
+static inline uint32_t v_lt(V a, V b)
+{
+    return v_bits(vcltq_f32(a, b));
+}
+static inline V v_ints(const int32_t *p, int32_t less)
+{
+    return vcvtq_f32_s32(vsubq_s32(vld1q_s32(p), vdupq_n_s32(less)));
+}
+static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
+{
+    int32_t v[4] = {0};
+    memcpy(v, p, n * sizeof *v);
+    return v_ints(v, less);
+}
 static inline uint32_t v_finite(V a)
 {
     return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff())));
+}
+
+/* Bytes widened to 16 bits: products of them are what every aarch64 has. */
+enum { INT8_CHAINS = 12 };
+typedef struct B {
+    int16x8_t low, high;
+} B;
+typedef int16x8_t X;
+
+static inline I i_zero(void)
+{
+    return vdupq_n_s32(0);
+}
+static inline void i_store(int32_t *p, I v)
+{
+    vst1q_s32(p, v);
+}
+static inline B b_load(const uint8_t *p)
+{
+    const uint8x16_t bytes = vld1q_u8(p);
+    return (B){vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))), vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(bytes)))};
+}
+static inline X x_load(const int8_t *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)));
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    const int16x4_t four = vget_low_s16(x);
+    const int32x4_t ab = vpaddq_s32(vmull_s16(vget_low_s16(b.low), four), vmull_s16(vget_high_s16(b.low), four));
+    const int32x4_t cd = vpaddq_s32(vmull_s16(vget_low_s16(b.high), four), vmull_s16(vget_high_s16(b.high), four));
+    return vaddq_s32(sums, vpaddq_s32(ab, cd));
 }
 
 INLINE void v_transpose(V r[4])

@@ -9,6 +9,7 @@
 
 enum { VN = 1, PANEL_MR = 4, PANEL_NV = 4, GEMV_PANELS = 1, GEMV_CHAINS = 16, PROBE_MR = 4 };
 typedef float V;
+typedef int32_t I;
 
 static inline V v_zero(void)
 {
@@ -81,9 +82,45 @@ static inline uint32_t v_gt(V a, V b)
 {
     return a > b;
 }
+static inline uint32_t v_lt(V a, V b)
+{
+    return a < b;
+}
+static inline V v_ints(const int32_t *p, int32_t less)
+{
+    return (float)(*p - less);
+}
+static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
+{
+    return n ? v_ints(p, less) : 0.0f;
+}
 static inline uint32_t v_finite(V a)
 {
     return isfinite(a) ? 1u : 0u;
+}
+enum { INT8_CHAINS = 16 };
+typedef const uint8_t *B;
+typedef const int8_t *X;
+
+static inline I i_zero(void)
+{
+    return 0;
+}
+static inline void i_store(int32_t *p, I v)
+{
+    *p = v;
+}
+static inline B b_load(const uint8_t *p)
+{
+    return p;
+}
+static inline X x_load(const int8_t *p)
+{
+    return p;
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    return sums + b[0] * x[0] + b[1] * x[1] + b[2] * x[2] + b[3] * x[3];
 }
 static inline void v_transpose(V r[1])
 {

@@ -886,7 +886,7 @@ bool codes_same(const sae_codes *a, const sae_codes *b)
 
 sae_ctx *ctx_make(sae_model *model, int32_t max_rows)
 {
-    sae_ctx_options opt = {sizeof opt, max_rows};
+    sae_ctx_options opt = {.struct_size = sizeof opt, .max_rows = max_rows, .screen = SAE_YES};
     sae_error err = {0};
     sae_ctx *ctx;
     const sae_status status = sae_ctx_create(&ctx, model, &opt, &err);

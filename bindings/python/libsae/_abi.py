@@ -85,6 +85,7 @@ SAE_THRESHOLD = 5
 SAE_W_SKIP = 6
 SAE_PREPARE_ROWS = 1
 SAE_PREPARE_PANELS = 2
+SAE_PREPARE_SCREEN = 4
 SAE_PROBE_PRE = 1
 SAE_ADD = 1
 SAE_SET = 2
@@ -245,6 +246,7 @@ class sae_memory(Structure):
         ("vectors_bytes", c_int64),  # int64_t vectors_bytes
         ("rows_bytes", c_int64),  # int64_t rows_bytes
         ("panels_bytes", c_int64),  # int64_t panels_bytes
+        ("screen_bytes", c_int64),  # int64_t screen_bytes
     )
 
 
@@ -277,6 +279,18 @@ class sae_ctx_options(Structure):
     _fields_ = (
         ("struct_size", c_uint32),  # uint32_t struct_size
         ("max_rows", c_int32),  # int32_t max_rows
+        ("screen", c_int32),  # int32_t screen
+    )
+
+
+class sae_ctx_counts(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("reserved", c_uint32),  # uint32_t reserved
+        ("rows_screened", c_int64),  # int64_t rows_screened
+        ("rows_dense", c_int64),  # int64_t rows_dense
+        ("candidates", c_int64),  # int64_t candidates
+        ("active", c_int64),  # int64_t active
     )
 
 
@@ -471,6 +485,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_ctx_error": (c_char_p, c_void_p),
     # int64_t sae_ctx_nonfinite(const sae_ctx *ctx)
     "sae_ctx_nonfinite": (c_int64, c_void_p),
+    # sae_status sae_ctx_count(const sae_ctx *ctx, sae_ctx_counts *out)
+    "sae_ctx_count": (c_int32, c_void_p, POINTER(sae_ctx_counts)),
     # void sae_ctx_free(sae_ctx *ctx)
     "sae_ctx_free": (None, c_void_p),
     # sae_status sae_encode(sae_ctx *ctx, sae_codes *out, const sae_rows *x)

@@ -23,7 +23,7 @@ from .env import Env, constant
 from .errors import ArgError, CapacityError, IoError, NotFoundError, ShapeError, from_status
 
 Side = Literal["decoder", "encoder"]
-Form = Literal["rows", "panels"]
+Form = Literal["rows", "panels", "screen"]
 Prepare = Union[bool, Form, Iterable[Form], None]
 
 _ARCHITECTURES = {
@@ -43,7 +43,11 @@ _NORMS = {
 }
 _SIDES = {"decoder": _abi.SAE_BY_DECODER, "encoder": _abi.SAE_BY_ENCODER}
 _MEASURES = {"cosine": _abi.SAE_COSINE, "angle": _abi.SAE_ANGLE, "l2": _abi.SAE_L2}
-_FORMS: dict[Form, int] = {"rows": _abi.SAE_PREPARE_ROWS, "panels": _abi.SAE_PREPARE_PANELS}
+_FORMS: dict[Form, int] = {
+    "rows": _abi.SAE_PREPARE_ROWS,
+    "panels": _abi.SAE_PREPARE_PANELS,
+    "screen": _abi.SAE_PREPARE_SCREEN,
+}
 _DTYPES = {"f32": _abi.SAE_F32, "f16": _abi.SAE_F16, "bf16": _abi.SAE_BF16}
 _TENSORS = {
     "W_enc": _abi.SAE_W_ENC,
@@ -84,6 +88,7 @@ class Memory(NamedTuple):
     rows_bytes: int  #: of the form "rows", built or not; 0 where the stored layout already is it
     panels_bytes: int  #: of the form "panels", built or not
     prepared: tuple[str, ...]  #: the forms that are built
+    screen_bytes: int  #: 0 for an SAE that cannot be screened
 
 
 class Measure(NamedTuple):
@@ -185,7 +190,7 @@ def open(
     How it is opened:
       copy     read the file into memory instead of mapping it
       check    True: refuse non-finite values in every weight; False: not even in the vectors and in files <= 64 MiB
-      prepare  forms to build at once, as Sae.prepare: "rows", "panels", or True for both
+      prepare  forms to build at once, as Sae.prepare: "rows", "panels", "screen", or True for the first two
       threads, isa  as Env; or an `env` that several SAEs share
 
     Raises NotFoundError, IoError, FormatError, ShapeError, UnsupportedError, ArgError, NoMemError.
@@ -525,7 +530,7 @@ class Sae:
         if status:
             raise from_status(status, lib.sae_status_text(status).decode())
         prepared = tuple(name for name, bit in _FORMS.items() if m.prepared & bit)
-        return Memory(m.mapped_bytes, m.vectors_bytes, m.rows_bytes, m.panels_bytes, prepared)
+        return Memory(m.mapped_bytes, m.vectors_bytes, m.rows_bytes, m.panels_bytes, prepared, m.screen_bytes)
 
     @property
     def fingerprint(self) -> str:
@@ -537,9 +542,10 @@ class Sae:
 
     def prepare(self, *forms: Form) -> None:
         """Builds packed forms of the weights once; the results stay the same bits, and come faster. "rows": each feature
-        contiguous (probes, single rows, neighbours); "panels": float32 panels for batches. Both when none is named."""
+        contiguous (probes, single rows, neighbours); "panels": float32 panels for batches; "screen": rows, and a byte a
+        weight that tells which features cannot be active. The first two when none is named."""
         what = 0
-        for form in forms or tuple(_FORMS):
+        for form in forms or ("rows", "panels"):
             what |= constant(_FORMS, form, "prepare")
         with self._model as model:
             call(lib.sae_model_prepare, model, what)

@@ -1,0 +1,34 @@
+/* A second look at W_enc, one byte a weight, that bounds every dot from above: an encode needs the exact dots of the features alone whose
+ * bound reaches the threshold.
+ *
+ * Feature j: scale s_j = max|w| / 127, q = round(w / s_j), what that loses e = w - s_j q; c a fixed centre. Row x: z = x - c, scale s_x, integers
+ * q_x, what they lose r = z - s_x q_x. In exact arithmetic
+ *     w . x = w . c + (s_j q) . (s_x q_x) + e . z + (s_j q) . r   <=   w . c + s_j s_x (q . q_x) + ||e|| ||z|| + ||s_j q|| ||r||
+ * and a canonical dot is at most gamma ||w|| ||x|| + d 2^-150 above w . x, gamma = (d + 2) u / (1 - (d + 2) u), u = 2^-24. So with
+ *     error = ||e||, norm = max(||w||, ||s_j q||), top = b + w . c, x.norm = ||z||, x.slack = ||r|| + gamma ||x|| + 16 u ||z||
+ * rounded up, U of simd/kernels.h is at least dot + b, whatever the roundings of its own five operations (the last term pays for them), and as
+ * rounding is monotone, at least the pre-activation. */
+#ifndef SAEI_SCREEN_H
+#define SAEI_SCREEN_H
+
+#include "model/model.h"
+
+typedef struct saei_screen {
+    size_t bytes;                      /* of this block, which holds everything */
+    uint8_t *panels;                   /* [ceil(d_sae/48)][d4][48][4]: q + 128 */
+    size_t d4;                         /* a quarter of d, rounded up */
+    saei_bound bound;                  /* of its vectors, all but the threshold are this block's */
+    float *scale, *error, *norm, *top; /* the same, while they are made */
+    const float *centre;               /* [d_in]; NULL = 0 */
+} saei_screen;
+
+/* Bytes of the screen of this model, 0 when it cannot be screened. */
+size_t saei_screen_bytes(const sae_model *model);
+
+/* Builds it; the rows of W_enc are there. */
+sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_error *err);
+
+/* The smallest float that is not below v. */
+float saei_round_up(double v);
+
+#endif

@@ -1,0 +1,369 @@
+/* The certified screen: bounds are never below the value that a dense encode publishes, screened codes are the dense ones to the bit, on
+ * hostile numbers above all, and each term of the bound is needed. */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codec/screen.h"
+#include "support/run.h"
+#include "support/support.h"
+
+static sae_error err;
+
+/* ---- hostile weights and rows ---- */
+
+enum {
+    GAUSS,
+    HEAVY_TAILS,
+    INTEGERS,
+    LOST_ALONG_ROW,
+    CANCELLING,
+    DENORMAL_WEIGHTS,
+    TINY_WEIGHTS,
+    HUGE_WEIGHTS,
+    DENORMAL_ROWS,
+    HUGE_ROWS,
+    HARD_ROWS,
+    NONFINITE_ROWS,
+    ROW_IS_CENTRE,
+    BIAS_CANCELS,
+    DUPLICATES,
+    ODD_BIASES,
+    ZERO_WEIGHTS,
+    LARGE_CENTRE,
+    SPIKE,
+    LOST_ALONG_WEIGHTS,
+    CENTRE_ONLY,
+    N_CLASSES
+};
+
+enum { N = 173, MOST_D = 400, ROWS = 13 };
+
+typedef struct data {
+    size_t d;
+    float w[N * MOST_D], x[ROWS * MOST_D], centre[MOST_D], bias[N], threshold[N], gate[N], scale[N], dots[ROWS][N];
+} data;
+
+static float gauss(rng *r)
+{
+    return (float)(sqrt(-2 * log(rng_between(r, 1e-12, 1))) * cos(rng_between(r, 0, 6.283185307179586)));
+}
+
+static float integer(rng *r, int most)
+{
+    return (float)((int32_t)rng_below(r, 2 * (uint32_t)most + 1) - most);
+}
+
+static void ordinary(data *a, rng *r)
+{
+    for (size_t k = 0; k < a->d; k++)
+        a->centre[k] = 0.3f * gauss(r);
+    for (size_t i = 0; i < ROWS * a->d; i++)
+        a->x[i] = a->centre[i % a->d] + gauss(r);
+    for (size_t i = 0; i < N * a->d; i++)
+        a->w[i] = gauss(r) / sqrtf((float)a->d);
+    for (size_t j = 0; j < N; j++)
+        a->bias[j] = 0.5f * gauss(r);
+}
+
+static void harden_weights(data *a, int class, rng *r)
+{
+    const size_t d = a->d;
+    for (size_t i = 0; i < N * d; i++) {
+        const size_t j = i / d, k = i % d;
+        float *w = a->w + i;
+        const float g = gauss(r);
+        if (class == HEAVY_TAILS)
+            *w /= 0.1f + g * g;
+        else if (class == INTEGERS || class == LOST_ALONG_WEIGHTS || class == CENTRE_ONLY)
+            *w = k == 1 ? 127.0f : integer(r, 127);
+        else if (class == LOST_ALONG_ROW || class == SPIKE) {
+            const float z = a->x[j % ROWS * d + k] - a->centre[k];
+            *w = k == 1 ? 0.381f : 0.003f * (floorf(fmaxf(-4, fminf(4, g)) * 30) + 0.4995f * fmaxf(-1, fminf(1, z / 4)));
+        } else if (class == CANCELLING)
+            *w = k % 2 ? -w[-1] : k + 1 < d ? 1e6f * g : 0.0f;
+        else if (class == DENORMAL_WEIGHTS && j % 3 == 0)
+            *w *= 1e-42f;
+        else if (class == TINY_WEIGHTS && j % 3 == 0)
+            *w *= 1e-30f;
+        else if (class == HUGE_WEIGHTS)
+            *w *= j % 12 == 0 ? 1e25f : j % 12 == 1 ? 1e36f : 1e10f;
+        else if (class == DUPLICATES && j >= 8)
+            *w = a->w[j % 8 * d + k];
+        else if (class == ZERO_WEIGHTS && j % 2)
+            *w = k == 7 && j % 4 == 1 ? 1e-3f : 0.0f;
+    }
+}
+
+static void harden_rows(data *a, int class, rng *r)
+{
+    const size_t d = a->d;
+    for (size_t i = 0; i < ROWS * d; i++) {
+        const size_t row = i / d, k = i % d;
+        float *x = a->x + i;
+        const float g = gauss(r);
+        if (class == HEAVY_TAILS && k % 37 == 0)
+            *x = 100 * g;
+        else if (class == INTEGERS)
+            *x = k == 1 ? 32639.0f : integer(r, row % 2 ? 127 : 32639);
+        else if (class == CANCELLING)
+            *x = k % 2 ? x[-1] : 1 + 1e-6f * g;
+        else if (class == DENORMAL_ROWS && row % 3)
+            *x = g * (row % 2 ? 1e-41f : 1e-25f);
+        else if (class == HUGE_ROWS)
+            *x = g * (row < 3 ? 1e15f : row < 6 ? 1e30f : 3e37f);
+        else if (class == NONFINITE_ROWS && row % 2 && k == row)
+            *x = row % 3 == 0 ? NAN : row % 3 == 1 ? INFINITY : -INFINITY;
+        else if (class == ROW_IS_CENTRE)
+            *x = a->centre[k] + (row < 4 ? 0 : k == 3 ? 1e-6f : k == 5 && row > 8 ? 1e-3f : 0);
+        else if (class == BIAS_CANCELS)
+            *x = a->centre[k] + 1e-3f * g;
+        else if (class == SPIKE)
+            *x = a->centre[k] + 1e-3f * g + (k == row * 7 % d ? 30 : 0);
+        else if (class == LOST_ALONG_WEIGHTS) {
+            const float lost = 0.4995f * a->w[row * 11 % N * d + k] / 127;
+            *x = k == 1 ? (row < 6 ? 127.0f : 32639.0f) : integer(r, row < 6 ? 125 : 32000) + (row % 2 ? lost : -lost);
+        } else if (class == CENTRE_ONLY)
+            *x = row < 6 || k ? 0.0f : 1e-10f * g;
+        else if (class == HARD_ROWS)
+            *x = row % 4 == 0 ? 0.0f : row % 4 == 1 ? g * 1e-11f : row % 4 == 2 ? g * 1e17f : *x;
+    }
+}
+
+static void harden(data *a, int class, rng *r)
+{
+    if (class == INTEGERS || class == LOST_ALONG_WEIGHTS)
+        memset(a->centre, 0, sizeof a->centre);
+    for (size_t k = 0; k < a->d; k++) {
+        const float g = gauss(r);
+        if (class == LARGE_CENTRE)
+            a->centre[k] = 1000 * g;
+        else if (class == CENTRE_ONLY)
+            a->centre[k] = k == 1 ? 127.0f : integer(r, 127);
+        else if (class == BIAS_CANCELS)
+            a->centre[k] = 5 * (float)((int)k % 7 - 3);
+        for (size_t row = 0; class == LARGE_CENTRE && row < ROWS; row++)
+            a->x[row * a->d + k] = a->centre[k] + gauss(r);
+    }
+    harden_weights(a, class, r);
+    harden_rows(a, class, r);
+    for (size_t j = 0; j < N; j++) {
+        static const float odd[] = {FLT_MAX, -FLT_MAX, 3e37f, -0.0f, 0.0f, FLT_TRUE_MIN, 1e30f, -1e20f};
+        double sum = 0;
+        for (size_t k = 0; k < a->d; k++)
+            sum += (double)a->w[j * a->d + k] * (double)a->centre[k];
+        if (class == ODD_BIASES)
+            a->bias[j] = odd[j % 8];
+        else if (class == INTEGERS || class == CENTRE_ONLY)
+            a->bias[j] = j % 2 ? 0.0f : integer(r, 1000);
+        else if (class == BIAS_CANCELS)
+            a->bias[j] = (float)-sum;
+        else if (class == DENORMAL_ROWS)
+            a->bias[j] = j % 2 ? 0.0f : 1e-31f * gauss(r);
+        else if (class == DUPLICATES && j >= 8)
+            a->bias[j] = a->bias[j % 8];
+    }
+}
+
+static float chain(const float *w, const float *x, size_t d)
+{
+    float acc = 0.0f;
+    for (size_t k = 0; k < d; k++)
+        acc = fmaf(w[k], x[k], acc);
+    return acc;
+}
+
+static float beside(float v, uint32_t which)
+{
+    const float t = which < 2 ? nextafterf(v, -INFINITY) : which == 2 ? v : nextafterf(v, INFINITY);
+    return isfinite(t) ? t : 1.0f;
+}
+
+/* Thresholds, and biases of gates, within one step of what a row gives. */
+static data *data_make(int class, size_t d, uint64_t seed)
+{
+    rng r = {seed * 1000 + (uint64_t) class};
+    data *a = calloc(1, sizeof *a);
+    a->d = d;
+    ordinary(a, &r);
+    harden(a, class, &r);
+    for (size_t row = 0; row < ROWS; row++)
+        for (size_t j = 0; j < N; j++)
+            a->dots[row][j] = chain(a->w + j * d, a->x + row * d, d);
+    for (size_t j = 0; j < N; j++) {
+        const float dot = a->dots[rng_below(&r, ROWS)][j];
+        a->threshold[j] = beside(dot + a->bias[j], rng_below(&r, 4));
+        a->gate[j] = beside(-dot, rng_below(&r, 4));
+        a->scale[j] = class == ODD_BIASES ? integer(&r, 60) : 0.1f * gauss(&r);
+    }
+    return a;
+}
+
+static sae_model *model_of(const data *a, sae_arch arch, sae_env *env, int32_t k, bool prepare)
+{
+    sae_model *model;
+    const sae_weights w = {.struct_size = sizeof w,
+                           .arch = arch,
+                           .dtype = SAE_F32,
+                           .flags = SAE_W_ENC_BY_ROWS,
+                           .d_in = (int32_t)a->d,
+                           .d_sae = N,
+                           .k = arch == SAE_TOPK ? k : 0,
+                           .w_enc = a->w,
+                           .w_dec = a->w,
+                           .b_enc = a->bias,
+                           .b_dec = a->centre,
+                           .threshold = arch == SAE_JUMPRELU ? a->threshold : NULL,
+                           .b_gate = a->gate,
+                           .b_mag = a->bias,
+                           .r_mag = a->scale};
+    ACCEPTED(sae_model_create(&model, env, &w, &err));
+    if (prepare)
+        ACCEPTED(sae_model_prepare(model, SAE_PREPARE_SCREEN, &err));
+    return model;
+}
+
+static sae_ctx *ctx_of(sae_model *model, int32_t screen, int32_t max_rows)
+{
+    sae_ctx *ctx;
+    const sae_ctx_options opt = {.struct_size = sizeof opt, .max_rows = max_rows, .screen = screen};
+    ACCEPTED(sae_ctx_create(&ctx, model, &opt, &err));
+    return ctx;
+}
+
+static sae_ctx_counts counts_of(const sae_ctx *ctx)
+{
+    sae_ctx_counts c = {.struct_size = sizeof c};
+    ck_assert_int_eq(sae_ctx_count(ctx, &c), SAE_OK);
+    return c;
+}
+
+/* ---- screened codes are the dense ones ---- */
+
+static sae_ctx_counts compare(sae_model *model, const sae_rows *x, int32_t max_rows, const char *what, int class)
+{
+    sae_ctx *dense = ctx_of(model, SAE_NO, max_rows), *screened = ctx_of(model, SAE_YES, max_rows);
+    sae_codes want = codes_of(dense, x), got = codes_of(screened, x);
+    ck_assert_msg(codes_same(&want, &got), "%s, class %d, max_rows %d: other codes", what, class, max_rows);
+    ck_assert_msg(sae_ctx_nonfinite(dense) == sae_ctx_nonfinite(screened), "%s, class %d: %lld not finite, not %lld", what, class,
+                  (long long)sae_ctx_nonfinite(screened), (long long)sae_ctx_nonfinite(dense));
+    const sae_ctx_counts none = counts_of(dense), c = counts_of(screened);
+    ck_assert(none.rows_screened == 0 && none.rows_dense >= x->n_rows && c.rows_screened + c.rows_dense == none.rows_dense);
+    codes_free(&want);
+    codes_free(&got);
+    sae_ctx_free(dense);
+    sae_ctx_free(screened);
+    return c;
+}
+
+static const sae_arch archs[] = {SAE_STANDARD, SAE_JUMPRELU, SAE_GATED, SAE_TOPK};
+
+START_TEST(hostile_numbers)
+{
+    static const size_t depths[] = {1, 3, 16, 64, 129, 384};
+    static const int32_t blocks[] = {1, 2, 3, 4, 5, 8, 13};
+    sae_isa isas[8];
+    const size_t n_isas = isas_available(isas);
+    int64_t screened = 0;
+    rng r = {(uint64_t)_i + 1};
+    for (uint64_t seed = 0; seed < 4; seed++)
+        for (size_t i = 0; i < LENGTH(depths); i++) {
+            data *a = data_make(_i, depths[i], seed);
+            sae_env *env = env_make(NULL, isas[rng_below(&r, (uint32_t)n_isas)], seed % 2 ? run_shuffled : NULL, NULL, seed % 2 ? 3 : 0);
+            for (size_t k = 0; k < LENGTH(archs); k++) {
+                sae_model *model = model_of(a, archs[k], env, 1 + (int32_t)rng_below(&r, seed % 4 ? 20 : N), true);
+                const sae_rows x = rows_plain(a->x, ROWS, (int32_t)a->d);
+                screened += compare(model, &x, blocks[rng_below(&r, LENGTH(blocks))], sae_arch_name(archs[k]), _i).rows_screened;
+                sae_model_free(model);
+            }
+            sae_env_free(env);
+            free(a);
+        }
+    ck_assert_msg(screened > 0 || _i == ODD_BIASES, "class %d was never screened", _i);
+}
+END_TEST
+
+/* ---- the bound, and what it needs ---- */
+
+enum { WHOLE, NO_GAMMA, NO_ROUNDING, NEITHER, SHORT_ERROR, SHORT_LOST, N_BUILDS };
+
+static double length_of(const float *x, const float *centre, size_t d)
+{
+    double sum = 0;
+    for (size_t k = 0; k < d; k++)
+        sum += ((double)x[k] - (centre ? (double)centre[k] : 0)) * ((double)x[k] - (centre ? (double)centre[k] : 0));
+    return sqrt(sum);
+}
+
+/* Takes a term away from what bounds a row. */
+static void weaken(saei_span *span, const float *x, const saei_screen *s, size_t d, int build)
+{
+    const double u = 0x1p-24, gamma = (double)(d + 2) * u / (1 - (double)(d + 2) * u) * length_of(x, NULL, d),
+                 rounding = 16 * u * length_of(x, s->centre, d);
+    double slack = (double)span->slack / (1 + 0x1p-20);
+    slack -= build == NO_GAMMA || build == NEITHER ? gamma : 0;
+    slack -= build == NO_ROUNDING || build == NEITHER ? rounding : 0;
+    slack -= build == SHORT_LOST ? 0.1 * (slack - gamma - rounding) : 0;
+    span->slack = build == WHOLE ? span->slack : slack > 0 ? (float)slack : 0.0f;
+}
+
+/* Values of a row above their bounds. */
+static long missed(const data *a, size_t row, const saei_screen *s, const saei_kernels *k, bool two, int build)
+{
+    enum { PANELS = (N + 47) / 48 };
+    static int8_t planes[MOST_D * 2];
+    static int32_t sums[2 * PANELS * 48];
+    float u[N], error[N];
+    saei_span span;
+    saei_bound bound = s->bound;
+    long n = 0;
+    memset(planes, 0, sizeof planes);
+    const float *x = a->x + row * a->d;
+    if (!saei_screen_row(&span, planes, 8, x, s, a->d, two))
+        return 0;
+    weaken(&span, x, s, a->d, build);
+    for (size_t j = 0; j < N; j++)
+        error[j] = bound.error[j] * (build == SHORT_ERROR ? 0.9f : 1.0f);
+    bound.error = error;
+    k->int8_panels(sums, PANELS * 48, s->panels, PANELS, planes, 2, s->d4);
+    k->bounds(u, sums, two ? sums + PANELS * 48 : NULL, N, 0, &bound, &span);
+    for (size_t j = 0; j < N; j++)
+        n += u[j] < a->dots[row][j] + a->bias[j];
+    return n;
+}
+
+START_TEST(each_term_is_needed)
+{
+    static const size_t depths[] = {64, 128, 384};
+    sae_env *env = env_make(NULL, SAE_ISA_AUTO, NULL, NULL, 0);
+    long total[N_BUILDS] = {0};
+    for (uint64_t seed = 0; seed < 6; seed++)
+        for (int class = 0; class < N_CLASSES; class ++)
+            for (size_t i = 0; i < LENGTH(depths); i++) {
+                data *a = data_make(class, depths[i], seed + 100);
+                sae_model *model = model_of(a, SAE_STANDARD, env, 0, true);
+                for (size_t row = 0; row < ROWS; row++)
+                    for (int build = 0; build < N_BUILDS; build++)
+                        for (int two = 0; two < 2; two++)
+                            total[build] += missed(a, row, atomic_load(&model->screen), saei_kernels_for(SAE_ISA_AUTO), two, build);
+                sae_model_free(model);
+                free(a);
+            }
+    ck_assert_msg(total[WHOLE] == 0, "%ld values are above their bounds", total[WHOLE]);
+    for (int build = 1; build < N_BUILDS; build++)
+        ck_assert_msg(total[build] > 0, "without term %d nothing is missed", build);
+    sae_env_free(env);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("screen");
+    TCase *tc = tcase_create("screen");
+    tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, hostile_numbers, 0, N_CLASSES);
+    tcase_add_test(tc, each_term_is_needed);
+    suite_add_tcase(suite, tc);
+    return run_suite(suite);
+}
