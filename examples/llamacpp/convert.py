@@ -1,7 +1,9 @@
-"""A llama2.c checkpoint as a GGUF file for llama.cpp, with its tokenizer: `convert.py MODEL.bin TOKENIZER OUT.gguf` (needs the gguf package).
+"""A llama2.c checkpoint as a GGUF file for llama.cpp, with its tokenizer (needs the gguf package):
 
-TOKENIZER is llama2.c's tokenizer.bin or a SentencePiece .model. Weights stay f32 and keep their order: llama2.c turns neighbouring elements of
-a head, and so does llama.cpp's "llama". The same files give the same bytes.
+    convert.py MODEL.bin TOKENIZER OUT.gguf
+
+TOKENIZER is llama2.c's tokenizer.bin or a SentencePiece .model. Weights stay f32 and keep their order: llama2.c turns neighbouring
+elements of a head, and so does llama.cpp's "llama". The same files give the same bytes.
 """
 
 from __future__ import annotations

@@ -95,14 +95,12 @@ static inline sae_status sae_ggml_fail_tap(sae_ggml *g, const struct ggml_tensor
     return sae_ggml_fail(g, status, text);
 }
 
-/* Rows of a sequence must be together where llama.cpp groups them by sequence: else graph rows are not batch rows. */
-static inline bool sae_ggml_grouped(const sae_ggml_batch *b)
+/* llama.cpp groups rows by sequence, in ascending order, where each has memory of its own: graph rows are batch rows if they came so. */
+static inline bool sae_ggml_ascending(const sae_ggml_batch *b)
 {
     for (int64_t r = 1; r < b->n_rows; r++)
-        if (b->seq[r] != b->seq[r - 1])
-            for (int64_t before = 0; before < r; before++)
-                if (b->seq[before] == b->seq[r])
-                    return false;
+        if (b->seq[r] < b->seq[r - 1])
+            return false;
     return true;
 }
 
@@ -125,10 +123,10 @@ static inline sae_status sae_ggml_begin(sae_ggml *g, const sae_ggml_batch *batch
     }
     for (int64_t r = 1; batch->seq && !batch->unified && r < batch->n_rows; r++)
         g->several |= batch->seq[r] != batch->seq[0];
-    if (g->several && !sae_ggml_grouped(batch))
+    if (g->several && !sae_ggml_ascending(batch))
         return sae_ggml_fail(g, SAE_E_ARG,
-                             "rows of several sequences are mixed, and llama.cpp will order them anew: make the context "
-                             "with kv_unified, or put each sequence's rows together");
+                             "rows of several sequences are mixed, and llama.cpp will order them anew: make the context with kv_unified, "
+                             "or sort rows by sequence");
     return SAE_OK;
 }
 
