@@ -1,5 +1,5 @@
-"""Somebody else's engine: llama.cpp with its own weights, watched and steered through sae/ggml.h. Judges are a NumPy forward pass, our engine,
-llama.cpp without a callback, and its own control vectors. The model is the world's, as a GGUF file."""
+"""Somebody else's engine: llama.cpp with its own weights, watched and steered through sae/ggml.h. Judges are a NumPy forward pass, our
+engine, llama.cpp without a callback, and its own control vectors. The model is the world's, as a GGUF file."""
 
 from __future__ import annotations
 
