@@ -281,3 +281,20 @@ def test_header_in_other_compilers(tmp_path: Path, cc: str, llama: ctypes.CDLL) 
     (tmp_path / "t.c").write_text("#include <sae/ggml.h>\n#include <sae/ggml.h>\nextern bool (*hook)(struct ggml_tensor *, bool, void *);\n"
                                   "bool (*hook)(struct ggml_tensor *, bool, void *) = sae_ggml_eval;\n")  # fmt: skip
     compile_against_llama(tmp_path / "t.so", tmp_path / "t.c", cc=cc)
+
+
+def test_example_program(llama: ctypes.CDLL, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As a library, since its llama.cpp is in this process."""
+    compile_against_llama(tmp_path / "steer.so", ROOT / "examples" / "llamacpp" / "steer_llama.c")
+    concept = TRUTH[0]
+    value = round(concept["max_activation"], 3)
+    words = ["steer_llama", world, SAE, 2, concept["feature"], value, "In the morning"]
+    argv = (ctypes.c_char_p * (len(words) + 1))(*[str(w).encode() for w in words], None)
+    assert ctypes.CDLL(str(tmp_path / "steer.so")).main(len(words), argv) == 0
+    ctypes.CDLL(None).fflush(None)
+    out = capfd.readouterr().out
+    how = ["--sae", SAE, "--set", f"{concept['feature']}={value}"]
+    for label, edits in (("as it is", []), ("steered", how)):
+        text = engine("run", "--prompt", "In the morning", "--new", "24", *edits)["sequences"][0]["text"]
+        assert f"{label}:{text}\n" in out
+    assert "l_out-2: 50 graphs, 56 rows seen, 28 edited, 28 left alone\n" in out
