@@ -166,6 +166,19 @@ class Host:
         self._lib.host_counts(self._h, tap, address(out))
         return dict(zip(("asks", "unannounced", "hits", "seen", "edited", "left"), map(int, out)))
 
+    def tensor(self, kind: int, shape: Sequence[int], data: Array, row_bytes: int = 0, announced: bool = True) -> int:
+        """Shows the first tap a tensor of that ggml type and shape (innermost first); `data` becomes what the tap left."""
+        ne, room = np.array([*shape, 1][:3], np.int64), np.zeros(data.nbytes + 64, np.uint8)
+        aligned = room[-room.ctypes.data % 64 :][: data.nbytes]  # ggml insists
+        aligned[:] = data.reshape(-1).view(np.uint8)
+        size = ctypes.c_size_t(data.nbytes)
+        status = self._lib.host_tensor(self._h, kind, address(ne), ctypes.c_int64(row_bytes), address(aligned), size, announced)
+        data.reshape(-1).view(np.uint8)[:] = aligned
+        return status
+
+    def begin_twice(self) -> int:
+        return self._lib.host_begin_twice(self._h)
+
     def tokens(self, text: str) -> list[int]:
         out = np.zeros(256, I32)
         n = self._lib.host_tokens(self._h, text.encode(), address(out), len(out))

@@ -39,6 +39,8 @@ void host_forget(host *h);
 int32_t host_control(host *h, const float *data, size_t n, int32_t first, int32_t last);
 void host_counts(const host *h, int32_t tap, int64_t *out);
 int32_t host_tokens(const host *h, const char *text, int32_t *out, int32_t capacity);
+sae_status host_tensor(host *h, int32_t type, const int64_t *ne, int64_t row_bytes, void *data, size_t bytes, bool announced);
+sae_status host_begin_twice(host *h);
 
 static void quiet(enum ggml_log_level level, const char *text, void *user)
 {
@@ -206,4 +208,34 @@ void host_counts(const host *h, int32_t tap, int64_t *out)
 int32_t host_tokens(const host *h, const char *text, int32_t *out, int32_t capacity)
 {
     return llama_tokenize(llama_model_get_vocab(h->model), text, (int32_t)strlen(text), out, capacity, true, false);
+}
+
+/* Shows the first tap a tensor [ne[2]][ne[1]][ne[0]] of any ggml type over `data`, as the scheduler would. row_bytes 0 = contiguous. */
+sae_status host_tensor(host *h, int32_t type, const int64_t *ne, int64_t row_bytes, void *data, size_t bytes, bool announced)
+{
+    const sae_ggml_batch batch = {.n_rows = ne[1]};
+    struct ggml_context *all = ggml_init((struct ggml_init_params){4 * ggml_tensor_overhead(), NULL, true});
+    struct ggml_tensor *t = ggml_new_tensor_3d(all, (enum ggml_type)type, ne[0], ne[1], ne[2]);
+    t->buffer = ggml_backend_cpu_buffer_from_ptr(data, bytes);
+    t->data = data;
+    if (row_bytes)
+        t->nb[1] = (size_t)row_bytes;
+    ggml_format_name(t, "%s-%d", h->taps[0].name, h->taps[0].layer);
+    if (announced)
+        sae_ggml_begin(&h->g, &batch);
+    if (!sae_ggml_eval(t, true, &h->g) || !sae_ggml_eval(t, false, &h->g))
+        return SAE_E_HOST;
+    const sae_status status = sae_ggml_end(&h->g, &h->err);
+    ggml_backend_buffer_free(t->buffer);
+    ggml_free(all);
+    return status;
+}
+
+sae_status host_begin_twice(host *h)
+{
+    const sae_ggml_batch batch = {.n_rows = 1};
+    sae_ggml_begin(&h->g, &batch);
+    const sae_status status = sae_ggml_begin(&h->g, &batch);
+    sae_ggml_end(&h->g, &h->err);
+    return status;
 }

@@ -276,6 +276,65 @@ def test_a_slot_that_the_plan_lacks(host: Maker) -> None:
     assert status != 0 and "slot" in h.said
 
 
+F32, F16, Q8_0, I32, BF16 = 0, 1, 8, 26, 30  # enum ggml_type
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("kind", [F32, F16, BF16])
+@pytest.mark.parametrize("gap", [0, 32])
+def test_types_and_strides(host: Maker, kind: int, gap: int, copy: bool) -> None:
+    """19 rows, more than the staging memory holds; what lies between the rows stays."""
+    h = adding(host(copy=copy), 2)
+    x = RNG.standard_normal((19, MODEL.dim + gap)).astype(np.float32)
+    store = {F32: np.float32, F16: np.float16, BF16: np.uint16}[kind]
+    bits = x.view(np.uint32) >> 16 if kind == BF16 else x
+    data = bits.astype(store)
+    before = data.copy()
+    assert h.tensor(kind, [MODEL.dim, 19], data, row_bytes=data.strides[0] if gap else 0) == 0, h.said
+
+    def value(a: Array) -> Array:
+        return (a.astype(np.uint32) << 16).view(np.float32) if kind == BF16 else a.astype(np.float32)
+
+    want = value(before)[:, : MODEL.dim] + DELTA
+    assert far(value(data)[:, : MODEL.dim], want) <= {F32: 1e-5, F16: 4e-3, BF16: 4e-2}[kind]
+    assert np.array_equal(data[:, MODEL.dim :], before[:, MODEL.dim :])
+    assert h.counts()["edited"] == 19
+
+
+@pytest.mark.parametrize(
+    "kind, shape, row_bytes, says",
+    [
+        (Q8_0, [128, 4], 0, "has ggml type 8: rows of f32, f16 and bf16 can be steered"),
+        (I32, [128, 4], 0, "has ggml type 26"),
+        (F32, [128, 4, 2], 0, "has 2 x 1 matrices of rows"),
+        (F32, [128, 4], 256, "is not laid out by rows: its strides are 4 and 256 bytes"),
+        (F32, [64, 4], 0, "has rows of 64 elements, the tap's plan and probe are for 128"),
+    ],
+)
+def test_tensors_that_are_refused(host: Maker, kind: int, shape: list[int], row_bytes: int, says: str) -> None:
+    h = adding(host(), 2)
+    data = np.zeros(1024, np.float32)
+    assert h.tensor(kind, shape, data, row_bytes) != 0 and says in h.said, h.said
+    assert not data.any()
+
+
+def test_unannounced_rows_and_a_second_context(host: Maker) -> None:
+    h = adding(host(), 2)
+    data = np.zeros((4, MODEL.dim), np.float32)
+    h.tensor(F32, [MODEL.dim, 4], data, announced=False)
+    assert not data.any() and h.counts()["unannounced"] == 1 and h.counts()["hits"] == 0
+    assert h.begin_twice() == -9 and "one sae_ggml per context" in h.said
+
+
+def test_staging_memory_that_is_missing(host: Maker) -> None:
+    h = host(copy=True)
+    wide = np.zeros((2, 2048), np.float32)
+    h.tap("l_out", 2, 2048)
+    h.steer([{"op": ADD, "value": 1.0, "vector": np.ones(2048, np.float32)}])
+    assert h.tensor(F32, [2048, 2], wide) != 0 and "give 8192 bytes of staging memory, there are 4096" in h.said
+    assert not wide.any()
+
+
 @pytest.mark.parametrize("cc", ["clang -std=c11", "g++ -std=c++17 -x c++", "clang++ -std=c++17 -x c++"])
 def test_header_in_other_compilers(tmp_path: Path, cc: str, llama: ctypes.CDLL) -> None:
     (tmp_path / "t.c").write_text("#include <sae/ggml.h>\n#include <sae/ggml.h>\nextern bool (*hook)(struct ggml_tensor *, bool, void *);\n"
