@@ -19,6 +19,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <ggml.h>
@@ -263,14 +264,13 @@ static inline void sae_ggml_visit(sae_ggml *g, sae_ggml_tap *tap, struct ggml_te
 /* Is this tensor the tap's? "l_out-2", or a name alone. */
 static inline bool sae_ggml_named(const struct ggml_tensor *t, const char *name, int32_t layer)
 {
-    char number[16];
     const size_t n = strlen(name);
+    char *end;
     if (strncmp(t->name, name, n) != 0)
         return false;
     if (layer < 0)
         return t->name[n] == '\0';
-    snprintf(number, sizeof number, "-%d", layer);
-    return strcmp(t->name + n, number) == 0;
+    return t->name[n] == '-' && strtol(t->name + n + 1, &end, 10) == layer && *end == '\0';
 }
 
 /* The callback: a ggml_backend_sched_eval_callback whose user data is the sae_ggml. */
