@@ -69,6 +69,19 @@ def forget(path: Path) -> None:
         os.close(fd)
 
 
+def warm(folder: Path) -> None:
+    """Reads the files anew, in large pieces: how they came into the page cache decides how many page faults it takes to map them."""
+    for path in folder.iterdir():
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)  # what is not on the disk yet stays
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            while os.read(fd, 1 << 20):
+                pass
+        finally:
+            os.close(fd)
+
+
 def peers(bench: Bench, wanted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return {w.lane.impl: w.lane.argv for w in bench.workers if w.lane.impl in wanted}
 
@@ -78,6 +91,7 @@ def starts(bench: Bench, program: str, src: Path) -> list[Start]:
     rows = str(src / "rows.f32")
     w = formats.load(src)
     first = formats.first_jumprelu(w, formats.first_row(src, w))
+    warm(src)
     out = [Start("libsae", "", (program, str(src), rows), first)]
     for impl, argv in peers(bench, ("numpy", "saelens")).items():
         out.append(Start(impl, "", (*argv, "first-code", str(src), rows, ""), first))
@@ -92,6 +106,7 @@ def starts(bench: Bench, program: str, src: Path) -> list[Start]:
             bench.missing.append(f"open, {fmt.name}: {e}")
             bench.progress.note(f"skipped: open, {fmt.name}: {e}")
             continue
+        warm(folder)
         path, first = str(folder / fmt.file), formats.first_of(folder)
         out.append(Start("libsae", fmt.name, (program, path, rows), first, fp32=fmt.fp32))
         for impl, argv in peers(bench, ("saelens",) if fmt.saelens and not bench.args.quick else ()).items():

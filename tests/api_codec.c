@@ -106,6 +106,64 @@ START_TEST(ctx_memory)
 }
 END_TEST
 
+/* A pre-activation of 0 may be among the k largest, but it is no code. */
+START_TEST(zeros_are_no_codes)
+{
+    enum { FEATURES = 6 };
+    static const float weights[FEATURES] = {0}, h[FEATURES] = {0.0f, -0.0f, 1.0f, -2.0f, 0.0f, 0.5f};
+    static const float thresholds[FEATURES] = {-1.0f, -1.0f, -1.0f, -1.0f, -1.0f, -1.0f};
+    static const struct {
+        sae_arch arch;
+        uint32_t flags;
+        int32_t n, indices[3];
+    } cases[] = {{SAE_ABSTOPK, 0, 3, {2, 3, 5}}, {SAE_TOPK, SAE_KEEP_NEGATIVE, 2, {2, 5}}, {SAE_JUMPRELU, SAE_KEEP_NEGATIVE, 2, {2, 5}}};
+    float one = 1.0f;
+    const sae_rows rows = rows_plain(&one, 1, 1);
+    for (size_t i = 0; i < LENGTH(cases); i++) {
+        const sae_weights w = {.struct_size = sizeof w,
+                               .arch = cases[i].arch,
+                               .dtype = SAE_F32,
+                               .flags = cases[i].flags,
+                               .d_in = 1,
+                               .d_sae = FEATURES,
+                               .k = 4,
+                               .w_enc = weights,
+                               .w_dec = weights,
+                               .b_enc = h,
+                               .threshold = thresholds};
+        sae_model *m;
+        ACCEPTED(sae_model_create(&m, env, &w, &err));
+        sae_ctx *c = ctx_make(m, 1);
+        sae_codes codes = codes_of(c, &rows);
+        ck_assert_int_eq(codes.indptr[1], cases[i].n);
+        for (int32_t t = 0; t < cases[i].n; t++) {
+            ck_assert_int_eq(codes.indices[t], cases[i].indices[t]);
+            ck_assert_float_eq(codes.values[t], h[cases[i].indices[t]]);
+        }
+        codes_free(&codes);
+        sae_ctx_free(c);
+        sae_model_free(m);
+    }
+}
+END_TEST
+
+/* ---- forward ---- */
+
+START_TEST(forward_arguments)
+{
+    float y[ROWS * D];
+    const sae_rows in = rows_plain(x, ROWS, D), out = rows_plain(y, ROWS, D), few = rows_plain(y, ROWS - 1, D);
+    sae_rows bad = out;
+    ck_assert_int_eq(sae_forward(NULL, &out, &in), SAE_E_ARG);
+    CTX_REFUSED(SAE_E_ARG, "rows are NULL", ctx, sae_forward(ctx, NULL, &in));
+    CTX_REFUSED(SAE_E_ARG, "rows are NULL", ctx, sae_forward(ctx, &out, NULL));
+    CTX_REFUSED(SAE_E_SHAPE, "x has 9 rows, y has 8", ctx, sae_forward(ctx, &few, &in));
+    bad.stride_bytes = 4;
+    CTX_REFUSED(SAE_E_ARG, "stride_bytes = 4", ctx, sae_forward(ctx, &bad, &in));
+    CTX_ACCEPTED(ctx, sae_forward(ctx, &out, &in));
+}
+END_TEST
+
 /* ---- rows that come in ---- */
 
 typedef sae_status (*call)(const sae_rows *rows);
@@ -154,7 +212,16 @@ static sae_status call_measure(const sae_rows *rows)
     return status;
 }
 
-static const call calls[] = {call_encode, call_dense, call_probe, call_decode, call_measure};
+static sae_status call_forward(const sae_rows *rows)
+{
+    float *out = calloc(ROWS * D, sizeof *out);
+    const sae_rows to = rows_plain(out, rows ? rows->n_rows : 0, D);
+    const sae_status status = sae_forward(ctx, &to, rows);
+    free(out);
+    return status;
+}
+
+static const call calls[] = {call_encode, call_dense, call_probe, call_decode, call_measure, call_forward};
 
 START_TEST(rows_refused)
 {
@@ -733,6 +800,8 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, ctx_arguments);
     tcase_add_test(tc, ctx_memory);
+    tcase_add_test(tc, zeros_are_no_codes);
+    tcase_add_test(tc, forward_arguments);
     tcase_add_loop_test(tc, rows_refused, 0, LENGTH(calls));
     tcase_add_test(tc, encode_arguments);
     tcase_add_test(tc, encode_capacity);

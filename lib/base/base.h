@@ -82,4 +82,7 @@ double saei_matrix_row_square(const saei_matrix *m, int32_t i);
 double saei_matrix_add_square(double sum, const saei_matrix *m, int32_t i); /* the chain goes on from `sum` */
 double saei_square(const float *x, size_t n);
 
+/* 1 / length of a row; 0 where it has none: a row that writes nothing, or so little that a float does not hold the inverse. */
+float saei_inverse(float length);
+
 #endif

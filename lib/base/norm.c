@@ -1,5 +1,7 @@
 #include "base/base.h"
 
+#include <math.h>
+
 /* The product of two floats is exact in double, so each step rounds once, with or without a fused multiply-add. */
 double saei_square(const float *x, size_t n)
 {
@@ -24,4 +26,10 @@ double saei_matrix_add_square(double sum, const saei_matrix *m, int32_t i)
 double saei_matrix_row_square(const saei_matrix *m, int32_t i)
 {
     return saei_matrix_add_square(0.0, m, i);
+}
+
+float saei_inverse(float length)
+{
+    const float inverse = length > 0.0f ? 1.0f / length : 0.0f;
+    return isfinite(inverse) ? inverse : 0.0f;
 }

@@ -35,6 +35,7 @@ void saei_lanes_free(saei_lanes *l, const saei_host *host)
 static bool gather_act(saei_lanes *l, const saei_host *host, const saei_act *act)
 {
     bool failed = false;
+    l->act.keeps_negative = act->keeps_negative;
     l->act.bias = gathered(host, act->bias, l->features, l->n, &failed);
     l->act.threshold = gathered(host, act->threshold, l->features, l->n, &failed);
     l->act.key_scale = gathered(host, act->key_scale, l->features, l->n, &failed);

@@ -56,7 +56,7 @@ static sae_status read_activation(saei_source *s, const setting *c)
     saei_parts *p = s->parts;
     const bool jumps = saei_store_find(&s->store, name) != NULL;
     const bool topk = !jumps && ((c->activation && strcmp(c->activation, "topk") == 0) || saei_store_find(&s->store, "k"));
-    double stored = 0.0;
+    int64_t stored = 0;
     sae_status status = SAE_OK;
     if (c->activation && strcmp(c->activation, "topk") != 0 && strcmp(c->activation, "relu") != 0 &&
         strcmp(c->activation, "jump_relu") != 0 && strcmp(c->activation, "jumprelu") != 0)
@@ -66,12 +66,9 @@ static sae_status read_activation(saei_source *s, const setting *c)
         see_negative(p);
     if (!topk)
         return status;
-    if (saei_store_find(&s->store, "k") && (status = saei_take_number(&stored, s, "k")))
-        return status;
     p->keeps_negative = true;
-    if (!(stored >= 0.0 && stored <= INT32_MAX))
-        return saei_fail(s->err, SAE_E_FORMAT, "%s: k = %g is no count", s->file, stored);
-    return saei_set_k(s, stored > 0.0 ? (int64_t)stored : c->k);
+    status = saei_take_count(&stored, s, "k");
+    return status ? status : saei_set_k(s, stored ? stored : c->k);
 }
 
 static sae_status read_transcoder(saei_source *s)
@@ -197,14 +194,10 @@ static sae_status begin_layers(saei_source *s, int32_t layers, int32_t n, int32_
 }
 
 /* A vector of one layer, into its place in that of all. */
-static sae_status layer_vector(float *whole, saei_source *s, const char *stem, int32_t layer, int32_t n)
+static sae_status layer_vector(float *whole, const saei_source *s, const char *stem, int32_t layer, int32_t n)
 {
     char name[64];
-    float *v;
-    const sae_status status = saei_take_vector(&v, s, numbered(name, stem, layer, ""), n, "the first layer's");
-    if (!status)
-        memcpy(whole + (size_t)layer * (size_t)n, v, (size_t)n * sizeof *v);
-    return status;
+    return saei_take_into(whole + (size_t)layer * (size_t)n, s, numbered(name, stem, layer, ""), n, "the first layer's");
 }
 
 /* x_l @ W_skip_l, without transpose (transcoder/cross_layer_transcoder.py). */
@@ -265,7 +258,6 @@ static sae_status read_single(saei_source *s, int32_t layer)
     saei_parts *p = s->parts;
     const saei_array *a;
     saei_tensor enc;
-    float *b_dec;
     int32_t n = 0, d = 0;
     s->sizes_from = "W_enc says";
     sae_status status = saei_source_tensors(s, numbered(name, "W_enc", layer, ".safetensors"));
@@ -287,10 +279,9 @@ static sae_status read_single(saei_source *s, int32_t layer)
     if ((status = saei_take_matrix(&enc, s, numbered(name, "W_enc", layer, ""), false, n, "d_transcoder", d, "d_model")) ||
         (status = saei_add_block(s, 0, 0, &enc)) || (status = layer_decoder(s, layer, 0, (int32_t)targets, n, d)) ||
         (status = saei_take_vector(&p->b_enc, s, numbered(name, "b_enc", layer, ""), n, "d_transcoder")) ||
-        (status = saei_take_vector(&b_dec, s, numbered(name, "b_dec", layer, ""), d, "d_model")) ||
-        (status = saei_make_vector(&p->b_dec, s, p->d_out)))
+        (status = saei_make_vector(&p->b_dec, s, p->d_out)) ||
+        (status = saei_take_into(p->b_dec, s, numbered(name, "b_dec", layer, ""), d, "d_model")))
         return status;
-    memcpy(p->b_dec, b_dec, (size_t)d * sizeof *b_dec);
     return targets == 1
                ? SAE_OK
                : saei_warn(s,

@@ -19,12 +19,6 @@ static const saei_format saelens = {"saelens", saei_read_saelens}, saelens_gguf 
 
 /* ---- names ---- */
 
-static bool ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), tail = strlen(end);
-    return n >= tail && strcmp(s + n - tail, end) == 0;
-}
-
 /* Does the name fit a pattern, where # stands for a number? */
 static bool fits(const char *pattern, const char *name)
 {
@@ -60,6 +54,8 @@ static const struct sign {
 } signs[] = {{"sae_weights.safetensors", "cfg.json", NULL, &saelens},
              {"sae_weights.safetensors.index.json", "cfg.json", NULL, &saelens},
              {"sae_weights.safetensors", "config.json", "cfg.json", &llamascopium},
+             {"sae_weights.safetensors", "hyperparams.json", "cfg.json", &llama_scope},
+             {"sae_weights.pt", "hyperparams.json", NULL, &llama_scope},
              {"sae_weights.dcp", "config.json", "sae_weights.safetensors", &llamascopium},
              {"sae.safetensors", "cfg.json", NULL, &sparsify},
              {"checkpoints", "hyperparams.json", NULL, &llama_scope},
@@ -74,6 +70,13 @@ static const struct sign {
              {"layer_#.safetensors", NULL, NULL, &circuit_tracer},
              {"W_enc_#.safetensors", NULL, NULL, &circuit_tracer_clt}};
 
+/* Is the file that was named the one of this sign, or in the folder of this sign? */
+static bool is_named(const saei_source *s, const struct sign *sign)
+{
+    const size_t n = strlen(sign->weights);
+    return fits(sign->weights, s->named) || (strncmp(s->named, sign->weights, n) == 0 && s->named[n] == '/');
+}
+
 static bool holds(const saei_source *s, const struct sign *sign)
 {
     return first_fit(s, sign->weights) && (!sign->beside || saei_source_has(s, sign->beside)) &&
@@ -86,7 +89,7 @@ static sae_status by_names(const saei_format **out, const saei_source *s)
     const struct sign *found = NULL;
     for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
         const struct sign *sign = &signs[i];
-        if (!holds(s, sign) || (*s->named && !fits(sign->weights, s->named)))
+        if (!holds(s, sign) || (*s->named && !is_named(s, sign)))
             continue;
         if (found && found->format != sign->format)
             return saei_fail(s->err, SAE_E_UNSUPPORTED,
@@ -103,7 +106,7 @@ static const char *const tensor_endings[] = {".safetensors", ".npz", ".pt", ".pt
 static bool is_tensor_file(const char *name)
 {
     for (size_t i = 0; i < sizeof tensor_endings / sizeof *tensor_endings; i++)
-        if (ends_with(name, tensor_endings[i]))
+        if (saei_ends_with(name, tensor_endings[i]))
             return true;
     return false;
 }
@@ -201,15 +204,18 @@ static const struct keys {
 
 static const saei_format *by_tensors(const saei_source *s)
 {
-    const bool npz = ends_with(s->named, ".npz");
-    if (ends_with(s->named, ".gguf"))
+    const bool npz = saei_ends_with(s->named, ".npz");
+    const saei_array *encoder = saei_store_find(&s->store, "encoder.weight");
+    if (saei_ends_with(s->named, ".gguf"))
         return &saelens_gguf;
-    if (ends_with(s->named, ".sae"))
+    if (saei_ends_with(s->named, ".sae"))
         return &sae_file;
     if (npz && (has(s, "W_enc") || has(s, "w_enc")))
         return &gemma_scope;
     if (fits("layer#.sae.pt", s->named))
         return &qwen_scope;
+    if (encoder && encoder->n_dims == 3) /* a crosscoder */
+        return &dictionary_learning;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (has_all(s, keys[i].names))
             return keys[i].format;
@@ -223,6 +229,12 @@ static sae_status unknown_file(const saei_source *s)
             s->err, SAE_E_IO,
             "%s is weights of llamascopium or Llama Scope without the config.json that says what they are: put the two into one folder",
             s->named);
+    if (saei_source_has(s, "cfg.json"))
+        return saei_fail(
+            s->err, SAE_E_UNSUPPORTED,
+            "%s lies beside a cfg.json, but is neither sae_weights.safetensors nor sae.safetensors: open the folder, or give the "
+            "file that name",
+            s->named);
     if ((has(s, "W_enc") && has(s, "W_dec")) || strcmp(s->named, "sae_weights.safetensors") == 0)
         return saei_fail(s->err, SAE_E_IO,
                          "%s is weights without a cfg.json beside it, which says the architecture: put the two into one folder", s->named);
@@ -232,7 +244,7 @@ static sae_status unknown_file(const saei_source *s)
 /* Configurations that were named instead of their folder. */
 static bool is_config(const char *name)
 {
-    return ends_with(name, ".json") || ends_with(name, ".yaml") || ends_with(name, ".yml");
+    return saei_ends_with(name, ".json") || saei_ends_with(name, ".yaml") || saei_ends_with(name, ".yml");
 }
 
 static sae_status by_content(const saei_format **out, saei_source *s)

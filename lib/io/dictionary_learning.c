@@ -29,15 +29,26 @@ static sae_status check_class(const saei_source *s, const char *name)
                        saei_show(shown, name));
 }
 
+/* Beside the weights, or above them: training.py writes checkpoints/ae_1000.pt. */
+static const char *config_of(const saei_source *s)
+{
+    static const char below[] = "checkpoints";
+    const size_t n = strlen(s->folder), tail = strlen(below);
+    if (saei_source_has(s, "config.json"))
+        return "config.json";
+    return n >= tail && strcmp(s->folder + n - tail, below) == 0 && saei_source_has(s, "../config.json") ? "../config.json" : NULL;
+}
+
 /* The settings lie under "trainer", or at the top when the Hugging Face mixin wrote the file. */
 static sae_status read_config(saei_source *s, setting *out)
 {
     const char *model = NULL, *hook = NULL;
     sae_status status;
     *out = (setting){0};
-    if (!saei_source_has(s, "config.json"))
+    const char *config = config_of(s);
+    if (!config)
         return SAE_OK;
-    if ((status = saei_source_config(s, "config.json")))
+    if ((status = saei_source_config(s, config)))
         return status;
     const uint32_t at = saei_json_member(&s->config, 0, "trainer");
     if ((status = saei_config_text(&out->dict_class, s, at, "dict_class")) || (status = check_class(s, out->dict_class)) ||
@@ -92,16 +103,14 @@ static sae_status read_gated(saei_source *s)
 /* k of the file and k of config.json, which must agree. */
 static sae_status read_k(saei_source *s, const setting *c)
 {
-    double stored = 0.0;
-    const sae_status status = has(s, "k") || saei_store_value(&s->store, "k") ? saei_take_number(&stored, s, "k") : SAE_OK;
+    int64_t stored = 0;
+    const sae_status status = saei_take_count(&stored, s, "k");
     if (status)
         return status;
-    if (stored != 0.0 && c->k && stored != (double)c->k)
-        return saei_fail(s->err, SAE_E_FORMAT, "config.json says k = %d, %s says k = %g: they belong to different SAEs", (int)c->k, s->file,
-                         stored);
-    if (stored < 0.0 || stored > INT32_MAX)
-        return saei_fail(s->err, SAE_E_FORMAT, "%s: k = %g is no count", s->file, stored);
-    return saei_set_k(s, stored != 0.0 ? (int64_t)stored : c->k);
+    if (stored && c->k && stored != c->k)
+        return saei_fail(s->err, SAE_E_FORMAT, "config.json says k = %d, %s says k = %lld: they belong to different SAEs", (int)c->k,
+                         s->file, (long long)stored);
+    return saei_set_k(s, stored ? stored : c->k);
 }
 
 /* The tensors of a top-k and of a batch top-k are the same: the class, or the caller, says which it is. */
@@ -154,31 +163,28 @@ static sae_status read_normaliser(saei_source *s, int32_t layers, int32_t d)
 {
     saei_parts *p = s->parts;
     const saei_array *mean = saei_store_find(&s->store, "activation_mean"), *scale = saei_store_find(&s->store, "activation_global_scale");
-    size_t n_mean = 0, n_scale = 0;
+    float *shift, *by, *in_scale, *out_scale;
+    bool absent = false, finite = true;
     sae_status status;
     if (!mean || !scale)
         return SAE_OK;
-    if (!saei_array_count(&n_mean, mean) || !saei_array_count(&n_scale, scale) || n_mean != (size_t)layers * (size_t)d ||
-        n_scale != (size_t)layers || !saei_element_is_float(mean->element) || !saei_element_is_float(scale->element))
-        return saei_fail(s->err, SAE_E_FORMAT,
-                         "%s: activation_mean has %zu values and activation_global_scale %zu, %d x %d and %d belong there", s->file, n_mean,
-                         n_scale, (int)layers, (int)d, (int)layers);
-    if ((status = saei_make_vector(&p->in_shift, s, p->d_in)) || (status = saei_make_vector(&p->in_scale, s, p->d_in)) ||
-        (status = saei_make_vector(&p->out_shift, s, p->d_in)) || (status = saei_make_vector(&p->out_scale, s, p->d_in)))
+    if ((status = saei_take_raw(&shift, s, mean, p->d_in)) || (status = saei_take_raw(&by, s, scale, layers)) ||
+        (status = saei_make_vector(&in_scale, s, p->d_in)) || (status = saei_make_vector(&out_scale, s, p->d_in)))
         return status;
-    bool absent = false;
     for (int32_t i = 0; i < p->d_in; i++) {
-        const double m = saei_element_load(mean->data + (size_t)i * saei_element_bytes(mean->element), mean->element);
-        const double by = saei_element_load(scale->data + (size_t)(i / d) * saei_element_bytes(scale->element), scale->element);
-        absent |= isnan(m) || isnan(by);
-        p->in_shift[i] = p->out_shift[i] = (float)m;
-        p->in_scale[i] = (float)by;
-        p->out_scale[i] = (float)(1.0 / (by + 1e-8));
-        if (!absent && !(isfinite(p->in_shift[i]) && isfinite(p->in_scale[i]) && isfinite(p->out_scale[i])))
-            return saei_fail(s->err, SAE_E_FORMAT, "%s: the normaliser of element %d is not finite: the checkpoint is damaged", s->file,
-                             (int)i);
+        in_scale[i] = by[i / d];
+        out_scale[i] = (float)(1.0 / ((double)by[i / d] + 1e-8));
+        absent |= isnan(shift[i]) || isnan(by[i / d]);
+        finite &= isfinite(shift[i]) && isfinite(in_scale[i]) && isfinite(out_scale[i]);
     }
-    p->norm = absent ? SAE_NORM_NONE : SAE_NORM_AFFINE;
+    if (absent)
+        return SAE_OK;
+    if (!finite)
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: the activation normaliser is not finite: the checkpoint is damaged", s->file);
+    p->norm = SAE_NORM_AFFINE;
+    p->in_shift = p->out_shift = shift;
+    p->in_scale = in_scale;
+    p->out_scale = out_scale;
     return SAE_OK;
 }
 
@@ -265,18 +271,35 @@ static sae_status read_crosscoder(saei_source *s, const setting *c)
 
 /* ---- the whole ---- */
 
-static const char *weights_of(const saei_source *s)
+/* A checkpoint of a training run: the only one, or the one that the option layer names ("ae_1000", "1000"). */
+static sae_status find_step(saei_source *s)
+{
+    const char *found = NULL, *layer = s->opt->layer;
+    for (uint32_t i = 0; i < s->n_names; i++) {
+        const char *name = s->names[i];
+        const int32_t step = saei_number_in(name, "ae_", ".pt");
+        const bool wanted =
+            !layer || strcmp(layer, name) == 0 || saei_number_in(layer, "ae_", "") == step || saei_number_in(layer, "", "") == step;
+        if (step < 0 || !wanted)
+            continue;
+        if (found)
+            return saei_fail(s->err, SAE_E_ARG, "the folder holds %s and %s: open the file that is meant, or name it with the option layer",
+                             found, name);
+        found = name;
+    }
+    if (!found)
+        return saei_fail(s->err, SAE_E_ARG, "the option layer = \"%.40s\" is none of the checkpoints in %s", layer ? layer : "", s->path);
+    s->named = found;
+    return SAE_OK;
+}
+
+static sae_status find_weights(saei_source *s)
 {
     static const char *const names[] = {"ae.pt", "model_final.pt", "model.safetensors"};
-    if (*s->named)
-        return s->named;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names && !*s->named; i++)
         if (saei_source_has(s, names[i]))
-            return names[i];
-    for (uint32_t i = 0; i < s->n_names; i++) /* a checkpoint of a training run */
-        if (strncmp(s->names[i], "ae_", 3) == 0)
-            return s->names[i];
-    return names[0];
+            s->named = names[i];
+    return *s->named ? SAE_OK : find_step(s);
 }
 
 static sae_status read_one(saei_source *s, const setting *c)
@@ -299,7 +322,7 @@ sae_status saei_read_dictionary_learning(saei_source *s)
     setting c;
     s->what = "a dictionary_learning SAE";
     sae_status status = read_config(s, &c);
-    if (status || (status = saei_source_tensors(s, weights_of(s))))
+    if (status || (status = find_weights(s)) || (status = saei_source_tensors(s, s->named)))
         return status;
     saei_source_strip(s, "ae.");
     const saei_array *enc = saei_store_find(&s->store, "encoder.weight");

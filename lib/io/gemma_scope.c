@@ -198,13 +198,9 @@ static sae_status add_targets(saei_source *s, int32_t layer, int32_t n_layers, i
 }
 
 /* A vector of one layer, into its place in that of all. */
-static sae_status layer_vector(float *whole, saei_source *s, const char *name, int32_t layer, int32_t n)
+static sae_status layer_vector(float *whole, const saei_source *s, const char *name, int32_t layer, int32_t n)
 {
-    float *v;
-    const sae_status status = saei_take_vector(&v, s, name, n, "the first layer's");
-    if (!status)
-        memcpy(whole + (size_t)layer * (size_t)n, v, (size_t)n * sizeof *v);
-    return status;
+    return saei_take_into(whole + (size_t)layer * (size_t)n, s, name, n, "the first layer's");
 }
 
 static sae_status begin_layers(saei_source *s, int32_t n_layers, int32_t n, int32_t d)

@@ -17,34 +17,14 @@ static double number_of(const saei_source *s, const char *name, double absent)
     return v && v->is_number ? v->number : absent;
 }
 
-static const struct {
-    const char *name;
-    sae_arch arch;
-    bool transcoder, skip;
-} archs[] = {{"standard", SAE_STANDARD, false, false},
-             {"jumprelu", SAE_JUMPRELU, false, false},
-             {"topk", SAE_TOPK, false, false},
-             {"gated", SAE_GATED, false, false},
-             {"abstopk", SAE_ABSTOPK, false, false},
-             {"transcoder", SAE_STANDARD, true, false},
-             {"skip_transcoder", SAE_STANDARD, true, true},
-             {"jumprelu_transcoder", SAE_JUMPRELU, true, false},
-             {"jumprelu_skip_transcoder", SAE_JUMPRELU, true, true}};
-
 static sae_status read_arch(const saei_source *s, saei_saelens *c)
 {
     const char *name = s->opt->architecture ? s->opt->architecture : text_of(s, "sae.architecture", NULL);
     if (!name)
         return saei_fail(s->err, SAE_E_FORMAT, "%s has no sae.architecture: the option architecture can name it", s->file);
-    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
-        if (strcmp(name, archs[i].name) == 0) {
-            c->name = archs[i].name;
-            c->arch = archs[i].arch;
-            c->transcoder = archs[i].transcoder;
-            c->skip = archs[i].skip;
-            return SAE_OK;
-        }
-    return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s: sae.architecture \"%.40s\" is not read from GGUF files", s->file, name);
+    if (!saei_saelens_arch(c, name) || c->arch == SAE_MATCHING_PURSUIT || c->arch == SAE_TEMPORAL)
+        return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s: sae.architecture \"%.40s\" is not read from GGUF files", s->file, name);
+    return SAE_OK;
 }
 
 static sae_status read_numbers(const saei_source *s, saei_saelens *c)

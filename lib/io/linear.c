@@ -62,7 +62,7 @@ sae_status saei_read_apollo(saei_source *s)
     if (!status)
         status = saei_decoder_norms(&p->dec_scale, s);
     for (int32_t j = 0; j < p->d_sae && !status; j++)
-        p->dec_scale[j] = p->dec_scale[j] > 0.0f ? 1.0f / p->dec_scale[j] : 0.0f;
+        p->dec_scale[j] = saei_inverse(p->dec_scale[j]);
     return status;
 }
 

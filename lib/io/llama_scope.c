@@ -62,23 +62,36 @@ static sae_status read_config(saei_source *s, setting *c)
     return read_scales(s, c);
 }
 
-/* A top-k with a threshold was published as JumpReLU: the threshold stands in for the selection. */
+/* A top-k with a threshold: lm_saes selects k all the same, sae-lens takes the threshold in place of the selection, which the option can choose. */
+static sae_status read_topk(saei_source *s, const setting *c)
+{
+    s->parts->arch = SAE_TOPK;
+    sae_status status = saei_set_k(s, c->k);
+    if (!status && c->threshold > 0.0)
+        status =
+            saei_warn(s,
+                      "act_fn is topk and jump_relu_threshold = %g: the %d largest are kept, as lm_saes does; sae-lens keeps what is above "
+                      "the threshold, as the option architecture = jumprelu does",
+                      c->threshold, (int)s->parts->k);
+    return status;
+}
+
 static sae_status read_arch(saei_source *s, const setting *c)
 {
     saei_parts *p = s->parts;
     const char *act = c->act ? c->act : "";
+    const bool jumps = s->opt->architecture && strcmp(s->opt->architecture, "jumprelu") == 0;
     sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, act);
     if (status)
         return status;
     if (strcmp(act, "relu") == 0) {
         p->arch = SAE_STANDARD;
-    } else if (strcmp(act, "jumprelu") == 0 || (strcmp(act, "topk") == 0 && c->threshold > 0.0)) {
+    } else if (strcmp(act, "jumprelu") == 0 || (strcmp(act, "topk") == 0 && c->threshold > 0.0 && jumps)) {
         p->arch = SAE_JUMPRELU;
         p->keeps_negative = c->threshold < 0.0; /* the formula has no relu */
         status = saei_fill_vector(&p->threshold, s, p->d_sae, c->threshold);
     } else if (strcmp(act, "topk") == 0) {
-        p->arch = SAE_TOPK;
-        status = saei_set_k(s, c->k);
+        status = read_topk(s, c);
     } else {
         status = saei_fail(s->err, SAE_E_UNSUPPORTED, "hyperparams.json: act_fn \"%.40s\" is none of relu, jumprelu, topk", act);
     }
@@ -117,7 +130,7 @@ static sae_status fold(saei_source *s, const setting *c)
         status = saei_make_vector(&p->dec_scale, s, p->d_sae);
     for (int32_t j = 0; j < p->d_sae && !status; j++) {
         const double norm = (double)p->key_scale[j];
-        p->dec_scale[j] = norm > 0.0 ? (float)(1.0 / norm) : 0.0f;
+        p->dec_scale[j] = saei_inverse(p->key_scale[j]);
         p->key_scale[j] = (float)(norm * r);
     }
     return status;
@@ -134,10 +147,18 @@ static sae_status set_texts(saei_source *s)
     return status || !out || (in && strcmp(in, out) == 0) ? status : saei_set_text(s, SAE_TEXT_HOOK_NAME_OUT, out);
 }
 
-/* In the order of lm_saes. */
+/* In the order of lm_saes (sae.py, from_pretrained). */
 static const char *weights_of(const saei_source *s)
 {
-    return saei_source_has(s, "sae_weights.safetensors") ? "sae_weights.safetensors" : "checkpoints/final.safetensors";
+    static const char *const names[] = {"sae_weights.safetensors",        "sae_weights.pt",
+                                        "checkpoints/pruned.safetensors", "checkpoints/pruned.pt",
+                                        "checkpoints/final.safetensors",  "checkpoints/final.pt"};
+    if (*s->named)
+        return s->named;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (saei_source_has(s, names[i]))
+            return names[i];
+    return "checkpoints/final.safetensors";
 }
 
 sae_status saei_read_llama_scope(saei_source *s)
@@ -147,8 +168,10 @@ sae_status saei_read_llama_scope(saei_source *s)
     s->what = "a Llama Scope SAE";
     s->sizes_from = "hyperparams.json says";
     sae_status status = read_config(s, &c);
-    if (status || (status = saei_source_tensors(s, weights_of(s))) || (status = saei_only(s, names)) || (status = read_tensors(s, &c)) ||
-        (status = read_arch(s, &c)) || (status = fold(s, &c)))
+    if (status || (status = saei_source_tensors(s, weights_of(s))))
+        return status;
+    saei_source_strip(s, "sae."); /* torch files hold the weights beside a version */
+    if ((status = saei_only(s, names)) || (status = read_tensors(s, &c)) || (status = read_arch(s, &c)) || (status = fold(s, &c)))
         return status;
     return set_texts(s);
 }

@@ -8,7 +8,10 @@
 
 #include "io/formats.h"
 
+typedef enum sort_of { KIND_SAE, KIND_CROSSCODER, KIND_CLT } sort_of;
+
 typedef struct setting {
+    sort_of kind;
     int32_t d, n, k;
     int32_t heads; /* hook points: 1 for an SAE */
     bool include_norm, decoder_bias;
@@ -35,15 +38,32 @@ static sae_status read_sizes(saei_source *s, setting *c)
     return SAE_OK;
 }
 
+/* The package compares act_fn in lower case. */
+static sae_status read_act_name(saei_source *s, setting *c)
+{
+    const char *act = NULL;
+    const sae_status status = saei_config_text(&act, s, 0, "act_fn");
+    if (status)
+        return status;
+    char *name = saei_arena_text(&s->memory, s->host, act ? act : "relu", strlen(act ? act : "relu"));
+    for (char *at = name; at && *at; at++)
+        *at = (char)(*at >= 'A' && *at <= 'Z' ? *at - 'A' + 'a' : *at);
+    c->act = name;
+    return name ? SAE_OK : saei_fail(s->err, SAE_E_NOMEM, "no memory for a name");
+}
+
+/* Crosscoders count decoder norms whatever they say, and they and cross-layer transcoders always have a b_D (crosscoder.py, clt.py). */
 static sae_status read_config(saei_source *s, setting *c)
 {
     bool glu = false;
     sae_status status = read_sizes(s, c);
-    if (status || (status = saei_config_bool(&glu, s, 0, "use_glu_encoder", false)) ||
-        (status = saei_config_text(&c->act, s, 0, "act_fn")) || (status = saei_config_text(&c->norm, s, 0, "norm_activation")) ||
+    if (status || (status = saei_config_bool(&glu, s, 0, "use_glu_encoder", false)) || (status = read_act_name(s, c)) ||
+        (status = saei_config_text(&c->norm, s, 0, "norm_activation")) ||
         (status = saei_config_bool(&c->include_norm, s, 0, "sparsity_include_decoder_norm", true)) ||
         (status = saei_config_bool(&c->decoder_bias, s, 0, "use_decoder_bias", true)))
         return status;
+    c->include_norm |= c->kind == KIND_CROSSCODER;
+    c->decoder_bias |= c->kind != KIND_SAE;
     if (glu)
         return saei_fail(s->err, SAE_E_UNSUPPORTED,
                          "config.json: use_glu_encoder = true, a gated linear unit before the codes, is not read");
@@ -135,7 +155,7 @@ static sae_status read_norm(saei_source *s, const setting *c)
     if (strcmp(norm, "dataset-wise") != 0)
         return saei_fail(s->err, SAE_E_UNSUPPORTED,
                          "config.json: norm_activation \"%.40s\" is not read for this kind (inference and dataset-wise are)", norm);
-    if (c->heads > 1)
+    if (c->kind != KIND_SAE)
         return scale_heads(s, c);
     if ((status = dataset_scale(&in, s, "", "hook_point_in", 0, c->d)) || (status = dataset_scale(&out, s, "", "hook_point_out", 0, c->d)))
         return status;
@@ -147,21 +167,34 @@ static sae_status read_norm(saei_source *s, const setting *c)
 
 /* ---- codes ---- */
 
-/* The logarithms of the thresholds, one a feature; a tensor of [heads][n] is read row by row. */
-static sae_status read_threshold(saei_source *s, const setting *c)
+/* The logarithms of the thresholds: one a feature, [heads][n] of a cross-layer transcoder row by row, [n] of a crosscoder for all its heads. */
+static sae_status stored_threshold(saei_source *s, const setting *c)
 {
     saei_parts *p = s->parts;
     const saei_array *a;
     saei_array flat;
-    float *norms;
+    float *one;
     sae_status status = saei_take_array(&a, s, threshold_name);
     if (status)
         return status;
     flat = *a;
     if (a->n_dims == 2 && !saei_view_join(&flat, a))
         return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is not stored row by row", s->file, threshold_name);
-    if ((status = saei_take_view_vector(&p->threshold, s, &flat, p->d_sae, "d_sae")) ||
-        (status = saei_exp_vector(s, p->threshold, p->d_sae, threshold_name)) || !c->include_norm ||
+    if (c->kind != KIND_CROSSCODER)
+        return saei_take_view_vector(&p->threshold, s, &flat, p->d_sae, "d_sae");
+    if ((status = saei_take_view_vector(&one, s, &flat, c->n, "d_sae")) || (status = saei_make_vector(&p->threshold, s, p->d_sae)))
+        return status;
+    for (int32_t i = 0; i < c->heads; i++)
+        memcpy(p->threshold + (size_t)i * (size_t)c->n, one, (size_t)c->n * sizeof *one);
+    return SAE_OK;
+}
+
+static sae_status read_threshold(saei_source *s, const setting *c)
+{
+    saei_parts *p = s->parts;
+    float *norms;
+    sae_status status = stored_threshold(s, c);
+    if (status || (status = saei_exp_vector(s, p->threshold, p->d_sae, threshold_name)) || !c->include_norm ||
         (status = saei_decoder_norms(&norms, s)))
         return status;
     for (int32_t j = 0; j < p->d_sae; j++)
@@ -169,28 +202,32 @@ static sae_status read_threshold(saei_source *s, const setting *c)
     return SAE_OK;
 }
 
+/* A layertopk takes the k largest of all layers together; the topk of several heads takes k of each, which is not read. */
 static sae_status read_act(saei_source *s, const setting *c)
 {
     saei_parts *p = s->parts;
-    const char *act = c->act ? c->act : "relu";
-    const sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, act);
+    const bool all = (strcmp(c->act, "topk") == 0 && c->heads == 1) || (strcmp(c->act, "layertopk") == 0 && c->kind == KIND_CLT);
+    const sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, c->act);
     if (status)
         return status;
-    if (strcmp(act, "relu") == 0) {
+    if (strcmp(c->act, "relu") == 0) {
         p->arch = SAE_STANDARD;
         return SAE_OK;
     }
-    if (strcmp(act, "jumprelu") == 0) {
+    if (strcmp(c->act, "jumprelu") == 0) {
         p->arch = SAE_JUMPRELU;
         return read_threshold(s, c);
     }
-    if (strcmp(act, "topk") == 0 && c->heads == 1) {
+    if (all) {
         p->arch = SAE_TOPK;
         p->rescale_by_decoder_norm = p->returns_unscaled = c->include_norm;
         return saei_set_k(s, c->k);
     }
-    return saei_fail(s->err, SAE_E_UNSUPPORTED,
-                     "config.json: act_fn \"%.40s\" is not read for this kind (relu and jumprelu are, and topk for SAEs)", act);
+    return saei_fail(
+        s->err, SAE_E_UNSUPPORTED,
+        "config.json: act_fn \"%.40s\" is not read for this kind (relu and jumprelu are, topk for one hook point, layertopk for "
+        "cross-layer transcoders)",
+        c->act);
 }
 
 /* ---- tensors ---- */
@@ -219,7 +256,7 @@ static sae_status begin_heads(saei_source *s, const setting *c)
     p->d_in = p->d_out = c->heads * c->d;
     p->d_sae = c->heads * c->n;
     p->n_in = p->n_out = c->heads;
-    return saei_make_vector(&p->b_enc, s, p->d_sae);
+    return SAE_OK;
 }
 
 /* A three-dimensional tensor [heads][rows][columns], or a sentence. */
@@ -242,8 +279,11 @@ static sae_status read_encoder_bias(saei_source *s, const setting *c, bool sum)
     saei_parts *p = s->parts;
     const saei_array *a;
     sae_status status = saei_take_array(&a, s, "b_E");
-    if (!status && (a->n_dims != 2 || a->shape[0] != c->heads))
-        status = saei_fail(s->err, SAE_E_FORMAT, "%s: b_E is not [%d][%d], which config.json makes it", s->file, (int)c->heads, (int)c->n);
+    if (status)
+        return status;
+    if (a->n_dims != 2 || a->shape[0] != c->heads || a->shape[1] != c->n)
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: b_E is not [%d][%d], which config.json makes it", s->file, (int)c->heads, (int)c->n);
+    status = saei_make_vector(&p->b_enc, s, p->d_sae);
     for (int32_t i = 0; i < c->heads && !status; i++) {
         const saei_array row = saei_view_at(a, i);
         float *v;
@@ -309,10 +349,8 @@ static sae_status read_clt_biases(saei_source *s, const setting *c)
     if (status || !c->decoder_bias || (status = saei_make_vector(&p->b_dec, s, p->d_out)))
         return status;
     for (int32_t i = 0; i < c->heads && !status; i++) {
-        float *v;
         snprintf(name, sizeof name, "b_D.%d", (int)i);
-        if (!(status = saei_take_vector(&v, s, name, c->d, "d_model")))
-            memcpy(p->b_dec + (size_t)i * (size_t)c->d, v, (size_t)c->d * sizeof *v);
+        status = saei_take_into(p->b_dec + (size_t)i * (size_t)c->d, s, name, c->d, "d_model");
     }
     return status;
 }
@@ -408,6 +446,7 @@ sae_status saei_read_llamascopium(saei_source *s)
         return status;
     if (!kind)
         return read_r1(s);
+    c.kind = clt ? KIND_CLT : cross ? KIND_CROSSCODER : KIND_SAE;
     if ((status = read_config(s, &c)) ||
         (status = (clt     ? read_clt
                    : cross ? read_crosscoder

@@ -92,10 +92,18 @@ static sae_status go_down(saei_source *s)
 /* Llama Scope keeps its weights one folder deeper than what describes them. */
 static sae_status go_up(saei_source *s)
 {
-    const size_t n = strlen(s->folder), tail = strlen("checkpoints");
-    if (strcmp(s->named, "final.safetensors") != 0 || n < tail || strcmp(s->folder + n - tail, "checkpoints") != 0)
-        return SAE_OK;
-    return set_folder(s, n == tail ? "." : s->folder, n == tail ? 1 : n - tail, "");
+    static const char *const names[] = {"final.safetensors", "pruned.safetensors", "final.pt", "pruned.pt"};
+    static const char below[] = "checkpoints";
+    const size_t n = strlen(s->folder), tail = strlen(below);
+    char named[64];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(s->named, names[i]) != 0 || n < tail || strcmp(s->folder + n - tail, below) != 0 ||
+            (n > tail && s->folder[n - tail - 1] != '/'))
+            continue;
+        snprintf(named, sizeof named, "%s/%s", below, names[i]);
+        return set_folder(s, n == tail ? "." : s->folder, n == tail ? 1 : n - tail, named);
+    }
+    return SAE_OK;
 }
 
 static sae_status find_place(saei_source *s)
@@ -114,6 +122,11 @@ static sae_status find_place(saei_source *s)
 }
 
 /* ---- after ---- */
+
+static bool is_factor(float v)
+{
+    return v > 0.0f && isfinite(v) && isfinite(1.0f / v);
+}
 
 static sae_status apply_options(saei_source *s)
 {
@@ -144,8 +157,8 @@ static sae_status apply_options(saei_source *s)
         return saei_fail(s->err, SAE_E_ARG,
                          "the option norm_scaling_factor is for normalize_activations \"expected_average_only_in\", this SAE has another");
     if (o->norm_scaling_factor != 0.0f) {
-        if (!isfinite(o->norm_scaling_factor) || o->norm_scaling_factor < 0.0f)
-            return saei_fail(s->err, SAE_E_ARG, "the option norm_scaling_factor = %g must be finite and greater than 0",
+        if (!is_factor(o->norm_scaling_factor))
+            return saei_fail(s->err, SAE_E_ARG, "the option norm_scaling_factor = %g and its inverse must be finite and greater than 0",
                              (double)o->norm_scaling_factor);
         p->norm_scaling_factor = o->norm_scaling_factor;
         p->norm_out_factor = 1.0f / o->norm_scaling_factor;
@@ -153,7 +166,8 @@ static sae_status apply_options(saei_source *s)
     return SAE_OK;
 }
 
-static sae_status check_matrix(const saei_source *s, const saei_tensor *t)
+/* `first`: the number of its first row in the file. */
+static sae_status check_matrix(const saei_source *s, const saei_tensor *t, size_t first)
 {
     const saei_matrix *m = &t->m;
     const size_t n = (size_t)m->n * (size_t)m->d, width = (size_t)(m->by_cols ? m->n : m->d);
@@ -162,7 +176,48 @@ static sae_status check_matrix(const saei_source *s, const saei_tensor *t)
         return SAE_OK;
     const float value = saei_load((const unsigned char *)m->data + bad * sae_dtype_bytes(m->dtype), m->dtype);
     return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is %g at row %zu, column %zu, not a finite number: the checkpoint is damaged", s->file,
-                     t->name, (double)value, bad / width, bad % width);
+                     t->name, (double)value, first + bad / width, bad % width);
+}
+
+/* What was stored is finite: what became of it by factors of the configuration, or by lengths of rows, may not be. */
+static sae_status check_vectors(const saei_source *s)
+{
+    const saei_parts *p = s->parts;
+    const struct {
+        const float *v;
+        int32_t n;
+        const char *name;
+    } all[] = {{p->b_enc, p->d_sae, "b_enc"},
+               {p->b_dec, p->d_out, "b_dec"},
+               {p->threshold, p->d_sae, "threshold"},
+               {p->key_scale, p->d_sae, "the scale of its codes"},
+               {p->dec_scale, p->d_sae, "the scale of its decoder"},
+               {p->in_scale, p->d_in, "the factor of its rows"},
+               {p->out_scale, p->d_out, "the factor of its output"}};
+    if (p->norm == SAE_NORM_SCALE && !(is_factor(p->norm_scaling_factor) && is_factor(p->norm_out_factor)))
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: rows are multiplied by %g and outputs by %g, which must be finite and greater than 0",
+                         s->file, (double)p->norm_scaling_factor, (double)p->norm_out_factor);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const size_t n = all[i].v ? (size_t)all[i].n : 0, bad = saei_kernels_for(SAE_ISA_AUTO)->nonfinite(all[i].v, SAE_F32, n);
+        if (bad < n)
+            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s at element %zu becomes %g, not a finite number: the checkpoint is damaged",
+                             s->file, all[i].name, bad, (double)all[i].v[bad]);
+    }
+    return SAE_OK;
+}
+
+/* A segment that shares its matrix looks at its own rows, when they lie one after another: segments may be as many as the square of the layers. */
+static sae_status check_segment(const saei_source *s, uint32_t i)
+{
+    const saei_segment *g = &s->parts->dec[i];
+    saei_tensor own = g->w;
+    if (i && g->w.m.data == g[-1].w.m.data)
+        return SAE_OK;
+    if (g->row_step == 1 && !g->w.m.by_cols) {
+        own.m.data = (const unsigned char *)g->w.m.data + (size_t)g->row_first * (size_t)g->w.m.d * sae_dtype_bytes(g->w.m.dtype);
+        own.m.n = g->n;
+    }
+    return check_matrix(s, &own, (size_t)g->row_first * (own.m.n != g->w.m.n));
 }
 
 /* Larger files would cost seconds here: sae_model_prepare and sae_model_check look at them. */
@@ -173,16 +228,17 @@ static sae_status check_values(const saei_source *s)
     if (s->opt->check == SAE_NO || saei_parts_bytes(p) > SAEI_CHECKED_WHOLE)
         return SAE_OK;
     for (uint32_t i = 0; i < p->n_enc && !status; i++)
-        status = check_matrix(s, &p->enc[i].w);
+        if (!i || p->enc[i].w.m.data != p->enc[i - 1].w.m.data)
+            status = check_matrix(s, &p->enc[i].w, 0);
     for (uint32_t i = 0; i < p->n_dec && !status; i++)
-        status = check_matrix(s, &p->dec[i].w);
+        status = check_segment(s, i);
     for (uint32_t i = 0; i < p->n_skip && !status; i++)
-        status = check_matrix(s, &p->skip[i].w);
+        status = check_matrix(s, &p->skip[i].w, 0);
     for (int32_t i = 0; i < p->n_attention && !status; i++) {
         const saei_linear *const all[] = {&p->attention[i].k_ctx, &p->attention[i].q_target, &p->attention[i].v_ctx,
                                           &p->attention[i].c_proj};
         for (int k = 0; k < 4 && !status; k++)
-            status = check_matrix(s, &all[k]->w);
+            status = check_matrix(s, &all[k]->w, 0);
     }
     return status;
 }
@@ -209,7 +265,7 @@ static sae_status read_all(saei_source *s)
     if ((status = check_options(s->opt, s->err)) || (status = find_place(s)) || (status = saei_detect(&format, s)))
         return status;
     s->parts->norm_scaling_factor = s->parts->norm_out_factor = 1.0f;
-    if ((status = format->read(s)) || (status = apply_options(s)) || (status = check_values(s)))
+    if ((status = format->read(s)) || (status = apply_options(s)) || (status = check_vectors(s)) || (status = check_values(s)))
         return status;
     return finish_texts(s, format);
 }

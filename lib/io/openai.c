@@ -3,6 +3,21 @@
 
 #include "io/formats.h"
 
+/* What a TopK does to the values it keeps: ReLU, or nothing. */
+static sae_status read_post(saei_source *s)
+{
+    static const char *const names[] = {"activation_state_dict.postact_fn", "activation.postact_fn"};
+    for (int i = 0; i < 2; i++) {
+        const saei_value *v = saei_store_value(&s->store, names[i]);
+        if (!v || !v->string || strcmp(v->string, "ReLU") == 0)
+            continue;
+        if (strcmp(v->string, "Identity") != 0)
+            return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s: %s \"%.40s\" is neither ReLU nor Identity", s->file, names[i], v->string);
+        s->parts->keeps_negative = true;
+    }
+    return SAE_OK;
+}
+
 /* "activation" is a text, with its settings beside it; the first files have none and are ReLU. */
 static sae_status read_activation(saei_source *s)
 {
@@ -10,7 +25,7 @@ static sae_status read_activation(saei_source *s)
     saei_parts *p = s->parts;
     const saei_value *activation = saei_store_value(&s->store, "activation");
     const char *name = activation ? activation->string : "ReLU";
-    double k = 0.0;
+    int64_t k = 0;
     sae_status status = saei_set_text(s, SAE_TEXT_ARCHITECTURE, name);
     if (status)
         return status;
@@ -22,29 +37,22 @@ static sae_status read_activation(saei_source *s)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "%s: activation \"%.40s\" is neither ReLU nor TopK", s->file, name ? name : "");
     p->arch = SAE_TOPK;
     p->norm = SAE_NORM_LAYER;
-    for (int i = 0; i < 2 && k == 0.0 && !status; i++)
-        if (saei_store_value(&s->store, k_names[i]) || saei_store_find(&s->store, k_names[i]))
-            status = saei_take_number(&k, s, k_names[i]);
-    if (status)
+    for (int i = 0; i < 2 && !k && !status; i++)
+        status = saei_take_count(&k, s, k_names[i]);
+    if (status || (status = read_post(s)))
         return status;
-    if (k < 0.0 || k > INT32_MAX)
-        return saei_fail(s->err, SAE_E_FORMAT, "%s: k = %g is no count", s->file, k);
-    return saei_set_k(s, (int64_t)k);
+    return saei_set_k(s, k);
 }
 
-/* A tied decoder is absent, or stored under one name more. */
+/* A tied decoder is absent, or is the encoder once more under another name: [n_latents][n_inputs], as the encoder is. */
 static sae_status read_decoder(saei_source *s, saei_tensor *dec, const saei_tensor *enc)
 {
-    static const char *const names[] = {"decoder.weight", "decoder.linear.weight"};
-    for (int i = 0; i < 2; i++) {
-        const saei_array *a = saei_store_find(&s->store, names[i]);
-        if (!a)
-            continue;
-        const bool by_rows = i == 1 && a->n_dims == 2 && a->shape[0] == enc->m.n && a->shape[1] == enc->m.d && enc->m.n != enc->m.d;
-        return saei_take_matrix(dec, s, names[i], !by_rows, enc->m.n, "n_latents", enc->m.d, "n_inputs");
-    }
+    static const char name[] = "decoder.weight", tied[] = "decoder.linear.weight";
+    const saei_matrix *m = &enc->m;
     *dec = *enc;
-    return SAE_OK;
+    if (saei_store_find(&s->store, name))
+        return saei_take_matrix(dec, s, name, true, m->n, "n_latents", m->d, "n_inputs");
+    return saei_store_find(&s->store, tied) ? saei_take_matrix(dec, s, tied, false, m->n, "n_latents", m->d, "n_inputs") : SAE_OK;
 }
 
 sae_status saei_read_openai(saei_source *s)

@@ -191,7 +191,7 @@ static sae_status read_config(saei_source *s, saei_saelens *c)
 sae_status saei_read_saelens(saei_source *s)
 {
     saei_saelens config;
-    const bool bare = *s->named;
+    const bool bare = *s->named && !saei_ends_with(s->named, ".json"); /* the index of shards stands for its folder */
     const char *weights = bare ? s->named : "sae_weights.safetensors";
     s->sizes_from = "cfg.json says";
     sae_status status = bare ? SAE_OK : read_config(s, &config);

@@ -24,6 +24,9 @@ typedef struct saei_saelens {
     const char *version, *architecture, *model_name, *hook_name, *hook_name_out; /* as stored, never NULL */
 } saei_saelens;
 
+/* Sets arch, name, transcoder and skip; false for a name that is not known. */
+bool saei_saelens_arch(saei_saelens *out, const char *name);
+
 /* Reads the configuration. Errors: SAE_E_ARG (an option that cannot be), SAE_E_SHAPE (an expectation that does not hold),
  * SAE_E_UNSUPPORTED, SAE_E_FORMAT. */
 sae_status saei_saelens_config(saei_saelens *out, const saei_source *s);

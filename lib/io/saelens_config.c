@@ -61,13 +61,17 @@ static const char *text_of(const reader *r, const char *key, const char *older)
 
 /* ---- architecture ---- */
 
-/* Index in archs, or N_ARCHS. */
-static int find_arch(const char *name)
+bool saei_saelens_arch(saei_saelens *out, const char *name)
 {
-    int i = 0;
-    while (i < N_ARCHS && strcmp(name, archs[i].name) != 0)
-        i++;
-    return i;
+    for (int i = 0; i < N_ARCHS; i++)
+        if (strcmp(name, archs[i].name) == 0) {
+            out->name = archs[i].name;
+            out->arch = archs[i].arch;
+            out->transcoder = archs[i].transcoder;
+            out->skip = archs[i].skip;
+            return true;
+        }
+    return false;
 }
 
 static sae_status refuse_arch(const reader *r, const char *name)
@@ -107,8 +111,9 @@ static sae_status name_arch(const reader *r, const char **arch)
     r->out->forced = r->opt->architecture != NULL;
     if (r->out->forced) {
         *arch = r->opt->architecture;
-        return find_arch(*arch) < N_ARCHS ? SAE_OK
-                                          : saei_fail(r->err, SAE_E_ARG, "the option architecture = \"%.40s\" is not known " READS, *arch);
+        return saei_saelens_arch(r->out, *arch)
+                   ? SAE_OK
+                   : saei_fail(r->err, SAE_E_ARG, "the option architecture = \"%.40s\" is not known " READS, *arch);
     }
     if (!r->old)
         return *arch ? SAE_OK
@@ -124,14 +129,7 @@ static sae_status read_arch(const reader *r)
     const sae_status status = name_arch(r, &name);
     if (status)
         return status;
-    const int i = find_arch(name);
-    if (i == N_ARCHS)
-        return refuse_arch(r, name);
-    r->out->name = archs[i].name;
-    r->out->arch = archs[i].arch;
-    r->out->transcoder = archs[i].transcoder;
-    r->out->skip = archs[i].skip;
-    return SAE_OK;
+    return saei_saelens_arch(r->out, name) ? SAE_OK : refuse_arch(r, name);
 }
 
 /* k of a top-k, where old files keep it under activation_fn_kwargs. */

@@ -33,8 +33,14 @@ static sae_status no_memory(const saei_source *s, const char *what)
     return saei_fail(s->err, SAE_E_NOMEM, "no memory for %s", what);
 }
 
+/* A name with slashes is looked up; the folder's own names are known. */
 bool saei_source_has(const saei_source *s, const char *name)
 {
+    char path[4096];
+    if (strchr(name, '/')) {
+        const int n = snprintf(path, sizeof path, "%s/%s", *s->folder ? s->folder : ".", name);
+        return n > 0 && (size_t)n < sizeof path && saei_path_kind(path) >= 0;
+    }
     for (uint32_t i = 0; i < s->n_names; i++)
         if (strcmp(s->names[i], name) == 0)
             return true;
@@ -59,25 +65,26 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-static bool ends_with(const char *s, const char *end)
+bool saei_ends_with(const char *name, const char *end)
 {
-    const size_t n = strlen(s), tail = strlen(end);
-    return n >= tail && strcmp(s + n - tail, end) == 0;
+    const size_t n = strlen(name), tail = strlen(end);
+    return n >= tail && strcmp(name + n - tail, end) == 0;
 }
 
 /* By what the first bytes say. A legacy torch file is a pickle, whose first opcode is PROTO; a safetensors file has no mark. */
 static sae_status read_container(saei_source *s, const saei_file *file, int32_t index, const char *name)
 {
-    const bool npz = ends_with(name, ".npz"), torch = ends_with(name, ".pt") || ends_with(name, ".pth") || ends_with(name, ".bin");
+    const bool npz = saei_ends_with(name, ".npz"),
+               torch = saei_ends_with(name, ".pt") || saei_ends_with(name, ".pth") || saei_ends_with(name, ".bin");
     const bool zip = file->bytes >= 4 && memcmp(file->data, "PK\3\4", 4) == 0;
-    if (ends_with(name, ".sae"))
+    if (saei_ends_with(name, ".sae"))
         return saei_read_sae_sections(&s->store, s->host, file, index, name,
                                       s->opt->check == SAE_YES || (s->opt->check != SAE_NO && file->bytes <= SAEI_CHECKED_WHOLE), s->err);
-    if (npz || (zip && !torch && !ends_with(name, ".safetensors")))
+    if (npz || (zip && !torch && !saei_ends_with(name, ".safetensors")))
         return saei_read_npz(&s->store, s->host, file, index, name, s->err);
     if (torch || zip)
         return saei_read_torch(&s->store, s->host, file, index, name, s->err);
-    if (ends_with(name, ".gguf") || (file->bytes >= 4 && memcmp(file->data, "GGUF", 4) == 0))
+    if (saei_ends_with(name, ".gguf") || (file->bytes >= 4 && memcmp(file->data, "GGUF", 4) == 0))
         return saei_read_gguf(&s->store, s->host, file, index, name, s->err);
     return saei_read_safetensors(&s->store, s->host, file, index, name, s->err);
 }
@@ -172,7 +179,7 @@ sae_status saei_source_config(saei_source *s, const char *name)
         return status;
     saei_json_free(&s->config, s->host);
     s->config_name = base_name(name);
-    const bool yaml = ends_with(name, ".yaml") || ends_with(name, ".yml");
+    const bool yaml = saei_ends_with(name, ".yaml") || saei_ends_with(name, ".yml");
     status = (yaml ? saei_yaml_parse : saei_json_parse)(&s->config, s->host, text, bytes, s->config_name, s->err);
     if (!status && s->config.v[0].type != SAEI_JSON_OBJECT)
         status = saei_fail(s->err, SAE_E_FORMAT, "%s is %s, not an object", s->config_name, saei_json_type_name(&s->config, 0));

@@ -49,6 +49,9 @@ sae_status saei_source_shards(saei_source *s, const char *name);
 /* Reads a configuration, JSON or (.yaml, .yml) YAML, and keeps its text for SAE_TEXT_CONFIG. An earlier one is forgotten. */
 sae_status saei_source_config(saei_source *s, const char *name);
 
+/* Does the name end so? */
+bool saei_ends_with(const char *name, const char *end);
+
 /* The decimal number between `before` and `after` in a name; -1 when the name is not so, or the number has more than 9 digits. */
 int32_t saei_number_in(const char *name, const char *before, const char *after);
 
@@ -67,6 +70,9 @@ sae_status saei_take_array(const saei_array **out, const saei_source *s, const c
 /* A vector of n values as f32, owned by the parts; `n_name` for the sentence ("d_sae"). Refuses non-finite values. */
 sae_status saei_take_vector(float **out, saei_source *s, const char *name, int32_t n, const char *n_name);
 
+/* The same into memory that is there: a stretch of a longer vector. */
+sae_status saei_take_into(float *to, const saei_source *s, const char *name, int32_t n, const char *n_name);
+
 /* The same from a one-dimensional view, and a vector that an array of one value (of any shape) fills. */
 sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name);
 sae_status saei_take_filled(float **out, saei_source *s, const char *name, int32_t n);
@@ -80,6 +86,12 @@ sae_status saei_take_view(saei_tensor *out, saei_source *s, const saei_array *vi
 
 /* One value of an array that has just one, or a number beside the tensors: k, a threshold. */
 sae_status saei_take_number(double *out, const saei_source *s, const char *name);
+
+/* The same where it is a count, 0 .. INT32_MAX; 0 when it is absent. */
+sae_status saei_take_count(int64_t *out, const saei_source *s, const char *name);
+
+/* All n values of an array of any shape, row by row, whatever they are: NaN may have a meaning. */
+sae_status saei_take_raw(float **out, saei_source *s, const saei_array *a, int32_t n);
 
 /* Rows and columns of a matrix whose sizes nothing else states; each is 1 .. INT32_MAX. */
 sae_status saei_take_shape(int32_t *rows, int32_t *columns, const saei_source *s, const char *name);

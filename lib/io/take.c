@@ -24,10 +24,12 @@ saei_array saei_view_at(const saei_array *a, int64_t i)
     return view;
 }
 
+/* Products of sizes and strides are those of elements that are there, which memory bounds. */
 bool saei_view_join(saei_array *out, const saei_array *a)
 {
+    size_t n = 0;
     *out = *a;
-    if (a->n_dims < 2 || a->n_dims > SAEI_DIMS || a->stride[0] != a->shape[1] * a->stride[1])
+    if (a->n_dims < 2 || !saei_array_count(&n, a) || !n || a->stride[0] != a->shape[1] * a->stride[1])
         return false;
     out->n_dims--;
     out->shape[0] = a->shape[0] * a->shape[1];
@@ -84,9 +86,9 @@ static sae_status read_values(float *to, const saei_source *s, const saei_array 
     return SAE_OK;
 }
 
-sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name)
+static sae_status check_vector(const saei_source *s, const saei_array *view, int32_t n, const char *n_name)
 {
-    sae_status status = check_float(s, view);
+    const sae_status status = check_float(s, view);
     if (status)
         return status;
     if (view->n_dims != 1)
@@ -94,13 +96,34 @@ sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *
     if (view->shape[0] != n)
         return saei_fail(s->err, SAE_E_FORMAT, "%s has %lld values, %s %s = %d", view->name, (long long)view->shape[0], s->sizes_from,
                          n_name, (int)n);
-    if ((status = saei_make_vector(out, s, n)) || (status = read_values(*out, s, view, n)))
-        return status;
-    for (int32_t i = 0; i < n; i++)
-        if (!isfinite((*out)[i]))
-            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", s->file, view->name, (int)i,
-                             (double)(*out)[i], damaged);
     return SAE_OK;
+}
+
+static sae_status read_finite(float *to, const saei_source *s, const saei_array *view, int32_t n)
+{
+    const sae_status status = read_values(to, s, view, n);
+    for (int32_t i = 0; i < n && !status; i++)
+        if (!isfinite(to[i]))
+            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s[%d] is %g, not a finite number: %s", s->file, view->name, (int)i, (double)to[i],
+                             damaged);
+    return status;
+}
+
+sae_status saei_take_into(float *to, const saei_source *s, const char *name, int32_t n, const char *n_name)
+{
+    const saei_array *a;
+    sae_status status = saei_take_array(&a, s, name);
+    if (!status)
+        status = check_vector(s, a, n, n_name);
+    return status ? status : read_finite(to, s, a, n);
+}
+
+sae_status saei_take_view_vector(float **out, saei_source *s, const saei_array *view, int32_t n, const char *n_name)
+{
+    sae_status status = check_vector(s, view, n, n_name);
+    if (!status)
+        status = saei_make_vector(out, s, n);
+    return status ? status : read_finite(*out, s, view, n);
 }
 
 sae_status saei_take_vector(float **out, saei_source *s, const char *name, int32_t n, const char *n_name)
@@ -131,6 +154,39 @@ sae_status saei_take_number(double *out, const saei_source *s, const char *name)
     if (!status)
         *out = saei_element_load(a->file < 0 ? a->data : element, a->element);
     return status;
+}
+
+sae_status saei_take_count(int64_t *out, const saei_source *s, const char *name)
+{
+    double number = 0.0;
+    *out = 0;
+    if (!saei_store_find(&s->store, name) && !saei_store_value(&s->store, name))
+        return SAE_OK;
+    const sae_status status = saei_take_number(&number, s, name);
+    if (status)
+        return status;
+    if (!(number >= 0.0 && number <= INT32_MAX && number == floor(number)))
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: %s = %g is no count", s->file, name, number);
+    *out = (int64_t)number;
+    return SAE_OK;
+}
+
+sae_status saei_take_raw(float **out, saei_source *s, const saei_array *a, int32_t n)
+{
+    saei_array flat = *a;
+    size_t have = 0;
+    sae_status status = check_float(s, a);
+    if (status)
+        return status;
+    if (!saei_array_count(&have, a) || have != (size_t)n)
+        return saei_fail(s->err, SAE_E_FORMAT, "%s: %s has another number of values than %d, which belong there", s->file, a->name, (int)n);
+    if (a->n_dims == 0)
+        flat.stride[0] = 1;
+    for (saei_array one = flat; flat.n_dims > 1; one = flat)
+        if (!saei_view_join(&flat, &one))
+            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s is not stored row by row", s->file, a->name);
+    status = saei_make_vector(out, s, n);
+    return status ? status : read_values(*out, s, &flat, n);
 }
 
 sae_status saei_take_filled(float **out, saei_source *s, const char *name, int32_t n)
@@ -285,7 +341,7 @@ sae_status saei_only(const saei_source *s, const char *const *names)
 float saei_threshold_over(float threshold, float scale)
 {
     const double over = scale > 0.0f ? (double)threshold / (double)scale : (double)FLT_MAX;
-    return over < (double)FLT_MAX ? (float)over : FLT_MAX;
+    return over >= (double)FLT_MAX ? FLT_MAX : over <= -(double)FLT_MAX ? -FLT_MAX : (float)over;
 }
 
 sae_status saei_exp_vector(saei_source *s, float *v, int32_t n, const char *name)

@@ -144,7 +144,7 @@ static sae_status derive_rescale(sae_model *model, float **cursor, sae_error *er
     if (p->returns_unscaled)
         return SAE_OK;
     for (int32_t j = 0; j < p->d_sae; j++) {
-        inverse[j] = norms[j] > 0.0f ? 1.0f / norms[j] : 0.0f;
+        inverse[j] = saei_inverse(norms[j]);
         if (p->dec_scale)
             inverse[j] *= p->dec_scale[j];
     }

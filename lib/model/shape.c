@@ -76,6 +76,13 @@ static sae_status check_temporal(const saei_parts *p, sae_error *err)
     return SAE_OK;
 }
 
+/* More rounds of a matching pursuit would not end while anyone waits; by default there are d_in. */
+static bool too_many_rounds(const saei_parts *p)
+{
+    enum { MOST_ROUNDS = 1 << 16 };
+    return p->arch == SAE_MATCHING_PURSUIT && p->k > MOST_ROUNDS && p->k > p->d_in;
+}
+
 static sae_status check_arch(const saei_parts *p, sae_error *err)
 {
     const bool selects = p->arch == SAE_TOPK || p->arch == SAE_ABSTOPK || p->arch == SAE_GROUPMAX;
@@ -88,6 +95,9 @@ static sae_status check_arch(const saei_parts *p, sae_error *err)
                          (int)p->d_sae);
     if (p->arch == SAE_GROUPMAX && p->d_sae % p->k)
         return saei_fail(err, SAE_E_FORMAT, "%d features are no %d groups of one size", (int)p->d_sae, (int)p->k);
+    if (too_many_rounds(p))
+        return saei_fail(err, SAE_E_UNSUPPORTED, "%d rounds of a matching pursuit are more than this version runs: 65536, or d_in",
+                         (int)p->k);
     if (p->apply_b_dec && p->d_in != p->d_out)
         return saei_fail(err, SAE_E_FORMAT, "b_dec of %d elements cannot be subtracted from rows of %d", (int)p->d_out, (int)p->d_in);
     if (square && (p->d_in != p->d_out || p->n_enc != 1 || p->enc[0].w.m.d != p->d_in))
