@@ -261,12 +261,12 @@ static inline void sae_ggml_visit(sae_ggml *g, sae_ggml_tap *tap, struct ggml_te
     }
 }
 
-/* Is this tensor the tap's? "l_out-2", or a name alone. */
+/* Is this tensor the tap's? "l_out-2", or a name alone. Asked of every node, so the first letter decides for most. */
 static inline bool sae_ggml_named(const struct ggml_tensor *t, const char *name, int32_t layer)
 {
-    const size_t n = strlen(name);
+    size_t n;
     char *end;
-    if (strncmp(t->name, name, n) != 0)
+    if (t->name[0] != name[0] || strncmp(t->name, name, n = strlen(name)) != 0)
         return false;
     if (layer < 0)
         return t->name[n] == '\0';
@@ -279,7 +279,7 @@ static inline bool sae_ggml_eval(struct ggml_tensor *t, bool ask, void *user_dat
     sae_ggml *g = (sae_ggml *)user_data;
     g->asks += ask;
     /* The first layer's rows are all rows of a ubatch: against them a last layer is seen to have fewer. */
-    if (ask && g->open && g->n_layer > 1 && strcmp(t->name, "l_out-0") == 0)
+    if (ask && g->open && g->n_layer > 1 && t->name[0] == 'l' && strcmp(t->name, "l_out-0") == 0)
         g->piece = t->ne[1];
     for (int32_t i = 0; i < g->n_taps; i++) {
         if (!sae_ggml_named(t, g->taps[i].name, g->taps[i].layer))
