@@ -160,7 +160,7 @@ check: deps all $(B)/engine $(C_TESTS) $(if $(SAN),,$(CROSS_TESTS)) $(B)/venv/re
 	$(Q)B=$(B) SAN=$(SAN) CC='$(CC)' tests/run.sh all
 check-c: all $(C_TESTS) ## run the C tests alone (SAN=thread or SAN=address,undefined too)
 	$(Q)B=$(B) SAN=$(SAN) tests/run.sh c
-check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready ## compare with torch and SAELens, try the page in Chromium (large, cached)
+check-ecosystem: all $(B)/engine $(B)/venv-ecosystem/ready $(B)/venv-llamacpp/ready ## compare with torch, SAELens and llama.cpp, try the page in Chromium (large, cached)
 	$(Q)B=$(B) tests/run.sh ecosystem
 fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
@@ -191,6 +191,8 @@ $(B)/venv/ready: tests/requirements.txt | $(DEPS)
 # Large: where it cannot be had, tests/run.sh says that the comparison is skipped.
 $(B)/venv-ecosystem/ready: tests/ecosystem/requirements.txt | $(DEPS)
 	$(VENV) || rm -f $@
+$(B)/venv-llamacpp/ready: tests/llamacpp/requirements.txt | $(DEPS)
+	$(VENV) && tests/llamacpp/headers.sh $(@D) || rm -f $@
 $(B)/venv-bench/ready: bench/requirements.txt | $(DEPS)
 	$(VENV)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs what make has built in $B, and counts. Usage: tests/run.sh c|all|ecosystem
 #   c  the C programs        all  those and everything else of `make check`
-#   ecosystem  the comparison with torch and SAELens, the demo's page in a browser, every figure of the world
+#   ecosystem  llama.cpp, the comparison with torch and SAELens, the demo's page in a browser, every figure of the world
 # An item is a command; what it says goes to $B/log/NAME, and is shown when it fails. Closes with "N passed, N failed".
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -101,7 +101,17 @@ everything() {
     echo 'skip: the comparison with torch and SAELens and the page in a browser, which need large packages (make check-ecosystem)'
 }
 
+# Somebody else's engine, from a package of its own.
+llamacpp() {
+    if [ ! -e "$B/venv-llamacpp/ready" ]; then
+        echo "skip: watching and steering llama.cpp, because pip could not install tests/llamacpp/requirements.txt and the headers beside it"
+        return
+    fi
+    item llamacpp env B="$B" ENGINE="$B/engine" "$B/venv-llamacpp/bin/python" -m pytest -q -p no:cacheprovider tests/llamacpp
+}
+
 ecosystem() {
+    llamacpp
     if [ ! -e "$B/venv-ecosystem/ready" ]; then
         echo "skip: the comparison with SAELens and the page in a browser, because pip could not install tests/ecosystem/requirements.txt"
         return
