@@ -139,7 +139,8 @@ raw = bytearray(open(p, "rb").read())
 n = int.from_bytes(raw[:8], "little")
 raw[8 + n + json.loads(raw[8 : 8 + n])["b_dec"]["data_offsets"][0]] ^= 1
 open(p, "wb").write(raw)'
-"$PYTHON" "$HERE/make_shards.py" sequence "$GOLDEN/saelens/temporal" none 100
+mkdir sequence
+"$PYTHON" "$HERE/make_shards.py" sequence "$GOLDEN/saelens/temporal" none 1000
 refuses 1 "the codes of a temporal SAE depend on the rows before" catalog build --sae "$GOLDEN/saelens/temporal" sequence -o out/cat
 refuses 1 "of another SAE" top --sae shifted --catalog cat "$model/x.npy"
 refuses 1 "of another SAE" search cat bridge --sae shifted

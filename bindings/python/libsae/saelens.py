@@ -257,7 +257,8 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         self.device = torch.device("cpu")
         self.use_error_term = False
         self._kind = self.cfg.architecture()
-        self._rescales = self._kind == "topk" and sae.info["rescale_by_decoder_norm"]
+        self._unscaled = sae.info["returns_unscaled"]  # h * norm decides, but h is the code: decoder rows are as they are
+        self._rescales = self._kind == "topk" and sae.info["rescale_by_decoder_norm"] and not self._unscaled
         self._normalised = sae.info["normalize_activations"] in ("constant_norm_rescale", "layer_norm")
         self._per_row: tuple[Tensor, Tensor] | None = None  # scale and shift that the next decode un-normalises by
         self._fold: Tensor | None = None  # [d_sae] decoder norms that fold_W_dec_norm has moved to the encoder
@@ -428,7 +429,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
     def _pre(self, rows: Tensor) -> Tensor:
         """What hook_sae_acts_pre shows: before the activation function, for gated SAEs the magnitude."""
         kind = self._kind
-        if kind not in (*_FOLDABLE, "topk") or self.sae.info.get("keeps_negative"):
+        if kind not in (*_FOLDABLE, "topk") or self.sae.info.get("keeps_negative") or self._unscaled:
             raise UnsupportedError(
                 f"hook_sae_acts_pre of {self.get_name()}: not for {kind} SAEs of this kind, hook the other points by name"
             )
