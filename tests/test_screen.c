@@ -357,6 +357,53 @@ START_TEST(each_term_is_needed)
 }
 END_TEST
 
+/* ---- when it pays ---- */
+
+/* Half of the features are active: screening is given up after some rows, and tried again after 4096; a small model is never screened. */
+START_TEST(pauses_where_it_does_not_pay)
+{
+    enum { WIDE = 1024 };
+    rng r = {3};
+    sae_env *env = env_make(NULL, SAE_ISA_AUTO, NULL, NULL, 0);
+    float *w = malloc((size_t)WIDE * WIDE * sizeof *w), x[WIDE];
+    for (size_t i = 0; i < (size_t)WIDE * WIDE; i++)
+        w[i] = gauss(&r);
+    for (size_t k = 0; k < WIDE; k++)
+        x[k] = gauss(&r);
+    for (int32_t n = WIDE - 1; n <= WIDE; n++) {
+        const sae_weights weights = {.struct_size = sizeof weights,
+                                     .arch = SAE_STANDARD,
+                                     .dtype = SAE_F32,
+                                     .flags = SAE_BORROW | SAE_W_ENC_BY_ROWS,
+                                     .d_in = WIDE,
+                                     .d_sae = n,
+                                     .w_enc = w,
+                                     .w_dec = w};
+        const sae_rows row = rows_plain(x, 1, WIDE);
+        sae_model *model;
+        ACCEPTED(sae_model_create(&model, env, &weights, &err));
+        ACCEPTED(sae_model_prepare(model, SAE_PREPARE_SCREEN, &err));
+        sae_ctx *ctx = ctx_of(model, SAE_DEFAULT, 1);
+        sae_codes c = codes_of(ctx, &row);
+        int64_t screened[2];
+        for (int i = 0; i < 5000; i++) {
+            CTX_ACCEPTED(ctx, sae_encode(ctx, &c, &row));
+            screened[i >= 4000] = counts_of(ctx).rows_screened;
+        }
+        if (n < WIDE)
+            ck_assert(screened[1] == 0);
+        else
+            ck_assert_msg(screened[0] > 20 && screened[0] < 200 && screened[1] > screened[0] && screened[1] < 400, "%lld, then %lld rows",
+                          (long long)screened[0], (long long)screened[1]);
+        codes_free(&c);
+        sae_ctx_free(ctx);
+        sae_model_free(model);
+    }
+    free(w);
+    sae_env_free(env);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("screen");
@@ -364,6 +411,7 @@ int main(void)
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, hostile_numbers, 0, N_CLASSES);
     tcase_add_test(tc, each_term_is_needed);
+    tcase_add_test(tc, pauses_where_it_does_not_pay);
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }

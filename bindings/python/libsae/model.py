@@ -88,7 +88,7 @@ class Memory(NamedTuple):
     rows_bytes: int  #: of the form "rows", built or not; 0 where the stored layout already is it
     panels_bytes: int  #: of the form "panels", built or not
     prepared: tuple[str, ...]  #: the forms that are built
-    screen_bytes: int  #: 0 for an SAE that cannot be screened
+    screen_bytes: int  #: of the form "screen", built or not; 0 for an SAE that cannot be screened
 
 
 class Measure(NamedTuple):

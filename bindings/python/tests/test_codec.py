@@ -169,7 +169,7 @@ def test_same_bits_for_any_isa_threads_batch_and_form() -> None:
     y, near = base.decode(want), base.neighbors(3, 9)
     for isa in libsae.isas():
         for threads in (1, 3):
-            for prepare in (None, "rows", "panels", True):
+            for prepare in (None, "rows", "panels", "screen", True):
                 sae = o.open(isa=isa, threads=threads, prepare=prepare)
                 got = sae.encode(x)
                 for name in ("indptr", "indices", "values"):
