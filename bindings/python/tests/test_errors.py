@@ -149,7 +149,7 @@ def test_busy() -> None:
     hook = _abi.sae_run_fn(run)
     sae = o.open(env=own_env(run=hook, max_workers=2))
     codes = sae.empty_codes(100, 100 * 5000)
-    handle = sae._contexts.take()
+    handle, _ = sae._contexts.take(0)
     with handle as ctx:
         assert lib.sae_encode(ctx, byref(codes._struct()), byref(rows)) == _abi.SAE_OK
     assert inner == [_abi.SAE_E_BUSY]
