@@ -41,7 +41,7 @@ static const option_desc model_options[] = {
     {ID_NO_CHECK, "no-check", NULL, "skip that check for small files too"},
     {ID_THREADS, "threads", "N", "threads to compute with; 0, the default, is one per processor"},
     {ID_ISA, "isa", "NAME", "auto, scalar, neon, avx2 or avx512; the results are the same"},
-    {ID_PREPARE, "prepare", "FORM", "none, rows, panels or all: pack W_enc first, for many rows"},
+    {ID_PREPARE, "prepare", "FORM", "none, rows, panels, all or screen: pack W_enc first, for many rows"},
     {ID_HELP, "help", NULL, "print this"},
     {0},
 };
@@ -158,13 +158,13 @@ static sae_isa parse_isa(const char *value)
 
 static uint32_t parse_forms(const char *value)
 {
-    static const char *const names[] = {"none", "rows", "panels", "all"}; /* by their bits */
-    for (uint32_t i = 0; i < 4; i++) {
+    static const char *const names[] = {"none", "rows", "panels", "all", "screen"}; /* by their bits, "all" those of f32 */
+    for (uint32_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], value) == 0) {
             return i;
         }
     }
-    die_usage("--prepare is none, rows, panels or all, not '%s'", value);
+    die_usage("--prepare is none, rows, panels, all or screen, not '%s'", value);
 }
 
 static int32_t parse_yes(const char *option, const char *value)
