@@ -27,6 +27,14 @@ enum { FUZZ_D = 9, FUZZ_N = 24 };
 sae_model *fuzz_model(uint32_t which);
 sae_env *fuzz_env(void);
 
+/* A container from hostile bytes, whose tensors stay in the file: what the reader says of them is true, or it gives a sentence. */
+struct saei_store;
+struct saei_host;
+struct saei_file;
+typedef sae_status saei_container(struct saei_store *store, const struct saei_host *host, const struct saei_file *file, int32_t file_index,
+                                  const char *name, sae_error *err);
+void fuzz_container(const uint8_t *data, size_t size, saei_container *read);
+
 /* Is a tree of the readers of JSON and YAML what io/json.h promises? */
 struct saei_json;
 void fuzz_tree(const struct saei_json *json);
