@@ -171,10 +171,16 @@ static int by_place(const void *arg, uint32_t a, uint32_t b)
     return 0;
 }
 
+/* The tensors of this file; NULL when there is none. */
+static const saei_array *tensors_of(const reader *r)
+{
+    return r->store->n_arrays > r->first ? r->store->arrays + r->first : NULL;
+}
+
 /* `ids` are the tensors in the order of their data. */
 static sae_status check_cover(const reader *r, const uint32_t *ids)
 {
-    const saei_array *t = r->store->arrays + r->first;
+    const saei_array *t = tensors_of(r);
     char name[SAEI_SHOWN], before[SAEI_SHOWN];
     size_t end = r->data;
     for (uint32_t i = 0; i < r->store->n_arrays - r->first; i++) {
@@ -204,7 +210,7 @@ static sae_status check_places(const reader *r)
         return saei_fail(r->err, SAE_E_NOMEM, "no memory to check %u tensors", (unsigned)n);
     for (uint32_t i = 0; i < n; i++)
         ids[i] = i;
-    saei_sort(ids, n, by_place, r->store->arrays + r->first);
+    saei_sort(ids, n, by_place, tensors_of(r));
     const sae_status status = check_cover(r, ids);
     saei_dealloc(r->host, ids, bytes);
     return status;
