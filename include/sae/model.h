@@ -90,7 +90,7 @@ typedef struct sae_weights {
     int32_t d_sae;
     int32_t d_out; /* 0 = d_in */
     int32_t
-        k; /* top-k, abs-top-k: 1 .. d_sae; groupmax: groups, d_sae is a multiple; matching pursuit: most rounds, up to 65536 or d_in, 0 = d_in */
+        k; /* top-k, abs-top-k: 1 .. d_sae; groupmax: groups, a divisor of d_sae; matching pursuit: most rounds, to 65536 or d_in, 0 = d_in */
     sae_norm norm;
     float norm_scaling_factor; /* SAE_NORM_SCALE: finite, > 0 */
     const void *w_enc;         /* NULL for a matching pursuit, whose dictionary is w_dec */

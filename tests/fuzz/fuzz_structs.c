@@ -80,6 +80,7 @@ static void try_open(input *in)
     fill(in, &s, sizeof s.o);
     s.o.architecture = word(in);
     s.o.normalize_activations = word(in);
+    s.o.layer = word(in);
     sae_model *model = NULL;
     status = sae_model_open(&model, fuzz_env(), "/nonexistent/sae", &s.o, &err);
     made(model);
@@ -116,6 +117,7 @@ static void try_create(input *in)
     s.w.b_gate = null & 32 ? NULL : numbers;
     s.w.b_mag = null & 64 ? NULL : numbers;
     s.w.r_mag = null & 128 ? NULL : numbers;
+    s.w.w_skip = input_byte(in) & 1 ? NULL : numbers;
     sae_model *model = NULL;
     status = sae_model_create(&model, fuzz_env(), &s.w, &err);
     made(model);
