@@ -80,7 +80,10 @@ static void seed_weights(uint64_t seed)
 
 static sae_model *make(sae_env *env, sae_arch arch, sae_norm norm, sae_dtype dtype, int layout, uint32_t flags)
 {
-    const int32_t most = arch == SAE_GROUPMAX ? N : arch == SAE_TOPK || arch > SAE_GATED ? 17 : 0; /* N is a prime: groups of one */
+    const int32_t most = arch == SAE_GROUPMAX                   ? N /* a prime: groups of one */
+                         : arch == SAE_MATCHING_PURSUIT         ? 5 /* each round is an encode, which emulated processors are slow at */
+                         : arch == SAE_TOPK || arch > SAE_GATED ? 17
+                                                                : 0;
     sae_weights s = {.struct_size = sizeof s, .arch = arch, .dtype = dtype, .d_in = D, .d_sae = N, .k = most, .norm = norm};
     for (int i = 0; i < D * N; i++) { /* enc by feature, dec by feature */
         const int f = i / D, k = i % D;
