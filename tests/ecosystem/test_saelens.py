@@ -14,17 +14,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sae_lens")
 
 from both_sides import D_IN, ROWS, close, compare, random_rows  # noqa: E402
-from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig  # noqa: E402
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig  # noqa: E402
 from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig  # noqa: E402
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig, JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig  # noqa: E402
-from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE, MatchingPursuitSAEConfig  # noqa: E402
 from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig  # noqa: E402
 from sae_lens.saes.sae import SAE  # noqa: E402
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig  # noqa: E402
-from sae_lens.saes.temporal_sae import TemporalSAE, TemporalSAEConfig  # noqa: E402
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig  # noqa: E402
-from sae_lens.saes.transcoder import JumpReLUTranscoder, JumpReLUTranscoderConfig, Transcoder, TranscoderConfig  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 D_SAE = 203  # no multiple of a vector, a panel or a block
@@ -188,21 +184,6 @@ def test_finetuning_scaling_factor_scales_the_decoder(tmp_path: Path) -> None:
 
 
 # ---- what is refused ----
-
-REFUSED: dict[str, Callable[[], Any]] = {
-    "abstopk": lambda: AbsTopKSAE(AbsTopKSAEConfig(**COMMON, k=5)),
-    "matching_pursuit": lambda: MatchingPursuitSAE(MatchingPursuitSAEConfig(**COMMON)),
-    "temporal": lambda: TemporalSAE(TemporalSAEConfig(d_in=D_IN, d_sae=208, n_heads=2, bottleneck_factor=4)),
-    "transcoder": lambda: Transcoder(TranscoderConfig(**COMMON, d_out=D_IN, apply_b_dec_to_input=False)),
-    "jumprelu_transcoder": lambda: JumpReLUTranscoder(JumpReLUTranscoderConfig(**COMMON, d_out=D_IN, apply_b_dec_to_input=False)),
-}
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_refused_by_name(tmp_path: Path, name: str) -> None:
-    REFUSED[name]().save_model(str(tmp_path))
-    with pytest.raises(libsae.UnsupportedError, match=f'"{name}"'):
-        libsae.open(str(tmp_path))
 
 
 def test_training_checkpoint_names_the_way_out(tmp_path: Path) -> None:
