@@ -23,10 +23,12 @@ typedef struct kind {
     sae_weights shape;
 } kind;
 
-#define KIND(...)                                                    \
-    {                                                                \
-        .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = K, __VA_ARGS__ \
+#define KIND_OF(rounds, ...)                                              \
+    {                                                                     \
+        .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = rounds, __VA_ARGS__ \
     }
+#define KIND(...) KIND_OF(K, __VA_ARGS__)
+#define PURSUIT(...) KIND_OF(4, .arch = SAE_MATCHING_PURSUIT, __VA_ARGS__) /* each round is an encode */
 
 static const kind kinds[] = {
     {"standard", KIND(.arch = SAE_STANDARD)},
@@ -42,8 +44,8 @@ static const kind kinds[] = {
     {"top-k by decoder norm, unscaled", KIND(.arch = SAE_TOPK, .flags = SAE_RESCALE_BY_DECODER_NORM | SAE_RETURN_UNSCALED)},
     {"abs-top-k", KIND(.arch = SAE_ABSTOPK, .flags = SAE_APPLY_B_DEC)},
     {"groupmax", KIND(.arch = SAE_GROUPMAX)},
-    {"matching pursuit", KIND(.arch = SAE_MATCHING_PURSUIT, .residual_threshold = 0.5f)},
-    {"matching pursuit, stops on repeat", KIND(.arch = SAE_MATCHING_PURSUIT, .flags = SAE_STOP_ON_REPEAT | SAE_APPLY_B_DEC)},
+    {"matching pursuit", PURSUIT(.residual_threshold = 0.5f)},
+    {"matching pursuit, stops on repeat", PURSUIT(.flags = SAE_STOP_ON_REPEAT | SAE_APPLY_B_DEC)},
     {"skip, layer norm of the input", KIND(.arch = SAE_STANDARD, .norm = SAE_NORM_LAYER, .flags = SAE_NORM_IN_ONLY, .w_skip = &err)},
 };
 enum { N_KINDS = LENGTH(kinds) };
