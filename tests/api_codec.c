@@ -226,7 +226,7 @@ static sae_status call_measure(const sae_rows *rows)
 static sae_status call_forward(const sae_rows *rows)
 {
     float *out = calloc(ROWS * D, sizeof *out);
-    const sae_rows to = rows_plain(out, rows ? rows->n_rows : 0, D);
+    const sae_rows to = rows_plain(out, ROWS, D);
     const sae_status status = sae_forward(ctx, &to, rows);
     free(out);
     return status;
