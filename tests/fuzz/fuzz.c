@@ -4,7 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "io/json.h"
+#include "io/sae_file.h"
 #include "io/tensors.h"
 
 void input_take(input *in, void *to, size_t bytes)
@@ -172,4 +176,26 @@ void fuzz_container(const uint8_t *data, size_t size, saei_container *read)
     if (!status)
         check_store(&store, &file);
     saei_store_free(&store, &host);
+}
+
+void fuzz_repair_sae(uint8_t *file, size_t size)
+{
+    saei_sae_head head;
+    if (size < sizeof head)
+        return;
+    memcpy(&head, file, sizeof head);
+    memcpy(head.magic, SAEI_SAE_MAGIC, sizeof head.magic);
+    head.file_bytes = size;
+    if (head.n_sections > (size - sizeof head) / sizeof(saei_sae_section))
+        head.n_sections = (uint32_t)((size - sizeof head) / sizeof(saei_sae_section));
+    saei_sae_section *all = malloc(head.n_sections * sizeof *all + 1);
+    fuzz_need(all != NULL, "there is memory");
+    memcpy(all, file + sizeof head, head.n_sections * sizeof *all);
+    for (uint32_t i = 0; i < head.n_sections; i++)
+        if (all[i].offset <= size && all[i].bytes <= size - all[i].offset)
+            all[i].digest = XXH3_64bits(file + all[i].offset, (size_t)all[i].bytes);
+    saei_sae_head_digest(head.digest, &head, all);
+    memcpy(file, &head, sizeof head);
+    memcpy(file + sizeof head, all, head.n_sections * sizeof *all);
+    free(all);
 }

@@ -35,6 +35,9 @@ typedef sae_status saei_container(struct saei_store *store, const struct saei_ho
                                   const char *name, sae_error *err);
 void fuzz_container(const uint8_t *data, size_t size, saei_container *read);
 
+/* Makes magic, length and checksums of a .sae file true: no fuzzer finds those by itself. */
+void fuzz_repair_sae(uint8_t *file, size_t size);
+
 /* Is a tree of the readers of JSON and YAML what io/json.h promises? */
 struct saei_json;
 void fuzz_tree(const struct saei_json *json);

@@ -9,9 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "io/sae_file.h"
 
 enum { REPAIR = 1, NO_CHECK = 2, COPY = 4, LARGEST = 1 << 16 };
@@ -40,29 +37,6 @@ static void write_file(const uint8_t *data, size_t size)
 {
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     fuzz_need(fd >= 0 && write(fd, data, size) == (ssize_t)size && close(fd) == 0, "a file can be written");
-}
-
-/* Makes magic, length and checksums true. */
-static void repair(uint8_t *file, size_t size)
-{
-    saei_sae_head head;
-    if (size < sizeof head)
-        return;
-    memcpy(&head, file, sizeof head);
-    memcpy(head.magic, SAEI_SAE_MAGIC, sizeof head.magic);
-    head.file_bytes = size;
-    if (head.n_sections > (size - sizeof head) / sizeof(saei_sae_section))
-        head.n_sections = (uint32_t)((size - sizeof head) / sizeof(saei_sae_section));
-    saei_sae_section *all = malloc(head.n_sections * sizeof *all + 1);
-    fuzz_need(all != NULL, "there is memory");
-    memcpy(all, file + sizeof head, head.n_sections * sizeof *all);
-    for (uint32_t i = 0; i < head.n_sections; i++)
-        if (all[i].offset <= size && all[i].bytes <= size - all[i].offset)
-            all[i].digest = XXH3_64bits(file + all[i].offset, (size_t)all[i].bytes);
-    saei_sae_head_digest(head.digest, &head, all);
-    memcpy(file, &head, sizeof head);
-    memcpy(file + sizeof head, all, head.n_sections * sizeof *all);
-    free(all);
 }
 
 static void encode(sae_model *model, const sae_info *info)
@@ -118,7 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (in.left)
         memcpy(file, in.at, in.left);
     if (flags & REPAIR)
-        repair(file, in.left);
+        fuzz_repair_sae(file, in.left);
     write_file(file, in.left);
     const int32_t check = flags & NO_CHECK ? SAE_NO : SAE_YES;
     const sae_open_options options = {.struct_size = sizeof options, .check = check, .copy = flags & COPY ? SAE_YES : SAE_NO};
