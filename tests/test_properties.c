@@ -1005,13 +1005,14 @@ int main(void)
     Suite *suite = suite_create("properties");
     TCase *tc = tcase_create("properties");
     tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, same_bits_by_every_runner, 0, N_KINDS);
+    tcase_add_loop_test(tc, threads_share_a_model, 0, N_KINDS);
+#ifndef __SANITIZE_THREAD__ /* that is for the two above, and makes the others ten times slower */
     tcase_add_loop_test(tc, answers_to_the_bit, 0, N_KINDS);
     tcase_add_loop_test(tc, answers_in_double, 0, N_KINDS);
     tcase_add_loop_test(tc, same_bits_in_every_form, 0, N_KINDS);
-    tcase_add_loop_test(tc, same_bits_by_every_runner, 0, N_KINDS);
     tcase_add_loop_test(tc, same_bits_in_every_batch, 0, N_KINDS);
     tcase_add_loop_test(tc, same_bits_in_every_fp_mode, 0, N_KINDS);
-    tcase_add_loop_test(tc, threads_share_a_model, 0, N_KINDS);
     tcase_add_test(tc, ties_go_to_the_lower_index);
     tcase_add_loop_test(tc, decode_is_linear, 0, N_KINDS);
     tcase_add_loop_test(tc, steering_nothing, 0, N_KINDS);
@@ -1021,6 +1022,7 @@ int main(void)
     tcase_add_loop_test(tc, steering_is_a_change_of_codes, 0, N_KINDS);
     tcase_add_loop_test(tc, steering_rows_alone, 0, N_KINDS);
     tcase_add_test(tc, steering_vectors);
+#endif
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }
