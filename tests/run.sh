@@ -50,7 +50,7 @@ item() { # item NAME COMMAND...
 }
 
 # What starts no threads has nothing for the sanitizer of threads.
-single='test_(base|bits|data|formats|gguf|golden|hostile|io|kernels|sae_file|torch|torture|yaml|zip)|api_save|fuzz_.*'
+single='test_(base|bits|data|formats|gguf|golden|hostile|io|kernels|sae_file|screen|torch|torture|yaml|zip)|api_save|fuzz_.*'
 
 c_programs() {
     local source name
