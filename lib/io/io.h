@@ -39,6 +39,14 @@ typedef struct saei_segment {
     saei_tensor w;
 } saei_segment;
 
+/* May segment b stand behind a? Both lie inside their SAE. */
+static inline bool saei_segment_follows(const saei_segment *a, const saei_segment *b)
+{
+    if (b->first == a->first)
+        return b->n == a->n && b->out_first - a->out_first >= a->w.m.d;
+    return b->first - a->first >= a->n;
+}
+
 /* y[out_first + o] += sum over i of x[in_first + i] * S, seen by output: w.m.n outputs of w.m.d inputs each. */
 typedef struct saei_skip {
     int32_t in_first, out_first;

@@ -217,14 +217,6 @@ static sae_status read_blocks(saei_source *s)
     return status || next == p->d_sae ? status : contradicts(s, "the encoders do not cover all features");
 }
 
-/* Does segment b follow a? Those of the same features side by side, others behind them. */
-static bool follows(const saei_segment *a, const saei_segment *b)
-{
-    if (a->first == b->first)
-        return a->n == b->n && b->out_first >= a->out_first + a->w.m.d;
-    return b->first - a->first >= a->n;
-}
-
 static bool segment_fits(const saei_segment *d, const saei_parts *p)
 {
     return d->n >= 1 && d->first >= 0 && d->first <= p->d_sae && d->n <= p->d_sae - d->first && d->out_first >= 0 &&
@@ -243,7 +235,7 @@ static sae_status read_segments(saei_source *s)
         saei_segment d = {.first = row[0], .n = row[1], .out_first = row[2], .row_first = row[3], .row_step = row[4]};
         if ((status = take_matrix(&d.w, s, row[5])))
             return status;
-        if (!segment_fits(&d, p) || (i && !follows(&p->dec[i - 1], &d)))
+        if (!segment_fits(&d, p) || (i && !saei_segment_follows(&p->dec[i - 1], &d)))
             return contradicts(s, "a decoder writes or covers what is not there");
         status = saei_add_segment(s, &d);
     }

@@ -22,20 +22,12 @@ static sae_status check_blocks(const saei_parts *p, sae_error *err)
     return SAE_OK;
 }
 
-/* Segments of one `first` write one behind the other, those of the next begin where these end or later. */
-static bool follows(const saei_segment *a, const saei_segment *b)
-{
-    if (b->first == a->first)
-        return b->n == a->n && b->out_first - a->out_first >= a->w.m.d;
-    return b->first - a->first >= a->n;
-}
-
 static sae_status check_segments(const saei_parts *p, sae_error *err)
 {
     for (uint32_t i = 0; i < p->n_dec; i++) {
         const saei_segment *s = p->dec + i;
         const int64_t last = s->row_first + (int64_t)(s->n - 1) * s->row_step;
-        if (!inside(s->first, s->n, p->d_sae) || !inside(s->out_first, s->w.m.d, p->d_out) || (i && !follows(s - 1, s)))
+        if (!inside(s->first, s->n, p->d_sae) || !inside(s->out_first, s->w.m.d, p->d_out) || (i && !saei_segment_follows(s - 1, s)))
             return saei_fail(err, SAE_E_FORMAT,
                              "segment %u has %d features from %d on that write %d elements from %d on: of d_sae = %d, d_out = %d",
                              (unsigned)i, (int)s->n, (int)s->first, (int)s->w.m.d, (int)s->out_first, (int)p->d_sae, (int)p->d_out);
