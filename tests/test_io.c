@@ -15,41 +15,19 @@
 #include "support/run.h"
 #include "support/support.h"
 
-/* ---- a host that counts what it gives, and may fail once ---- */
-
-static long live_bytes, n_allocs, failing;
-
-static void *counting_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (n_allocs++ == failing || posix_memalign(&p, align, bytes))
-        return NULL;
-    live_bytes += (long)bytes;
-    return p;
-}
-
-static void counting_free(void *user, void *p, size_t bytes, size_t align)
-{
-    (void)user;
-    (void)align;
-    live_bytes -= (long)bytes;
-    free(p);
-}
-
+static heap h;
 static saei_host host;
 
 static void setup(void)
 {
-    host = (saei_host){.alloc = counting_alloc, .dealloc = counting_free};
+    heap_init(&h);
+    host = (saei_host){.alloc = heap_alloc, .dealloc = heap_free, .alloc_user = &h};
     saei_host_defaults(&host);
-    live_bytes = n_allocs = 0;
-    failing = -1;
 }
 
 static void teardown(void)
 {
-    ck_assert_int_eq(live_bytes, 0);
+    ck_assert_int_eq(h.live_bytes, 0);
 }
 
 static sae_error err;
@@ -69,7 +47,7 @@ static void refuse(const char *path, const sae_open_options *opt, sae_status wan
     memset(&err, 0, sizeof err);
     expect(saei_parts_open(&parts, &host, path, opt ? opt : &none, &err), want, sentence, what);
     ck_assert(!parts.files && !parts.enc && !parts.b_dec && !parts.memory.blocks && !parts.n_warnings);
-    ck_assert_int_eq(live_bytes, 0);
+    ck_assert_int_eq(h.live_bytes, 0);
 }
 
 static void open_good(saei_parts *parts, const char *path, const sae_open_options *opt)
@@ -1124,11 +1102,11 @@ START_TEST(every_allocation_fails_once)
     checkpoint_write(&c, "{" SIZES ",\"normalize_activations\":true,\"finetuning_scaling_factor\":true}");
     for (sae_status status = SAE_E_NOMEM; status; n++) {
         memset(&err, 0, sizeof err);
-        n_allocs = 0;
-        failing = n;
+        heap_init(&h);
+        h.fail_at = n;
         status = saei_parts_open(&p, &host, c.dir, &copied, &err);
         ck_assert_msg(status == SAE_OK || (status == SAE_E_NOMEM && strstr(err.text, "no memory")), "allocation %ld: %s", n, err.text);
-        ck_assert(status == SAE_OK || live_bytes == 0);
+        ck_assert(status == SAE_OK || h.live_bytes == 0);
     }
     ck_assert_int_gt(n, 20);
     saei_parts_free(&p, &host);

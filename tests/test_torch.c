@@ -10,46 +10,24 @@
 #include "io/pickle.h"
 #include "io/tensors.h"
 #include "support/run.h"
+#include "support/support.h"
 
 #define LENGTH(a) (sizeof(a) / sizeof *(a))
 
-/* ---- a host that counts what it gives, and may fail once ---- */
-
-static long live_bytes, most_bytes, n_allocs, failing;
-
-static void *counting_alloc(void *user, size_t bytes, size_t align)
-{
-    void *p = NULL;
-    (void)user;
-    if (n_allocs++ == failing || posix_memalign(&p, align, bytes))
-        return NULL;
-    live_bytes += (long)bytes;
-    most_bytes = live_bytes > most_bytes ? live_bytes : most_bytes;
-    return p;
-}
-
-static void counting_free(void *user, void *p, size_t bytes, size_t align)
-{
-    (void)user;
-    (void)align;
-    live_bytes -= (long)bytes;
-    free(p);
-}
-
+static heap h;
 static saei_host host;
 static sae_error err;
 
 static void setup(void)
 {
-    host = (saei_host){.alloc = counting_alloc, .dealloc = counting_free};
+    heap_init(&h);
+    host = (saei_host){.alloc = heap_alloc, .dealloc = heap_free, .alloc_user = &h};
     saei_host_defaults(&host);
-    live_bytes = most_bytes = n_allocs = 0;
-    failing = -1;
 }
 
 static void teardown(void)
 {
-    ck_assert_int_eq(live_bytes, 0);
+    ck_assert_int_eq(h.live_bytes, 0);
 }
 
 /* ---- files, in blocks of their exact size ---- */
@@ -97,7 +75,7 @@ static void refuse(const bytes *b, sae_status want, const char *sentence, const 
     ck_assert_msg(strstr(err.text, "t.pt") != NULL, "%s: \"%s\" does not name the file", what, err.text);
     ck_assert_msg(strlen(err.text) + 1 < sizeof err.text, "%s: \"%s\" is cut off", what, err.text);
     saei_store_free(&store, &host);
-    ck_assert_int_eq(live_bytes, 0);
+    ck_assert_int_eq(h.live_bytes, 0);
 }
 
 /* ---- a listing of what was read, as make_torch.py writes it ---- */
@@ -179,7 +157,7 @@ START_TEST(fixtures)
         ck_assert_msg(a->file == (strcmp(good[_i], "deflated") && strcmp(a->name, "none") ? 7 : a->file), "%s: %s", good[_i], a->name);
         ck_assert(a->file < 0 || (a->data == b.data + a->offset && a->bytes <= b.n - a->offset));
     }
-    ck_assert_int_lt(most_bytes, (long)(64 * b.n));
+    ck_assert_int_lt(h.most_bytes, (long)(64 * b.n));
     saei_store_free(&store, &host);
     free(b.data);
     free(want.data);
@@ -238,13 +216,13 @@ END_TEST
 
 /* ---- refused: good files of torch that hold something else, and damaged ones ---- */
 
-typedef struct refusal {
+typedef struct refused_file {
     const char *name;
     sae_status status;
     const char *sentence;
-} refusal;
+} refused_file;
 
-static const refusal refused[] = {
+static const refused_file refused[] = {
     {"refused_sparse", SAE_E_UNSUPPORTED, "t.pt names the global torch._utils._rebuild_sparse_tensor, which is not one that tensors need"},
     {"refused_complex", SAE_E_UNSUPPORTED, "the global torch.ComplexFloatStorage,"},
     {"refused_negated", SAE_E_UNSUPPORTED, "tensor \"x\" is a view that conjugates or negates"},
@@ -270,7 +248,7 @@ START_TEST(refused_by_name)
 }
 END_TEST
 
-static const refusal bad[] = {
+static const refused_file bad[] = {
     {"pt_os_system.pt", SAE_E_UNSUPPORTED,
      "t.pt names the global posix.system, which is not one that tensors need: nothing in a file is executed"},
     {"pt_plain_pickle_os_system.pt", SAE_E_UNSUPPORTED, "the global posix.system,"},
@@ -348,7 +326,7 @@ typedef struct stream {
     {                                                   \
         BYTES(BEFORE OBJECT(x)), SAE_E_FORMAT, sentence \
     }
-#define REFUSED(x, sentence)                                 \
+#define UNSUPPORTED(x, sentence)                             \
     {                                                        \
         BYTES(BEFORE OBJECT(x)), SAE_E_UNSUPPORTED, sentence \
     }
@@ -500,17 +478,17 @@ static const stream streams[] = {
     {BYTES("N."), SAE_E_FORMAT, "neither a zip archive nor a pickle"},
     {BYTES("P"), SAE_E_FORMAT, "neither a zip archive nor a pickle"},
     {BYTES("PK"), SAE_E_FORMAT, "no zip end record"},
-    REFUSED("(icos\nsystem\n", "its pickle uses the opcode INST"),
-    REFUSED("cos\nsystem\n(U\2lstR", "the global os.system,"),
-    REFUSED("U\10builtinsU\4eval\223", "the global builtins.eval,"),
-    REFUSED("ctorch\nSize.__new__\n", "the global torch.Size.__new__,"),
-    REFUSED("c\n\n", "the global .,"),
-    REFUSED("c\377\376\nb\r\t\0\177\n", "the global ??.b????,"),
-    REFUSED("c__builtin__\na_name_of_a_class_that_goes_on_and_on_and_on_and_on_and_on_and_on\n",
-            "the global __builtin__.a_name_of_a_class_that_goes_on_and_on_and_on..., which"),
-    REFUSED("ctorch\nSize\n)\201", "the opcode NEWOBJ,"),
-    REFUSED("\217", "the opcode EMPTY_SET,"),
-    REFUSED("B\0\0\0\0", "the opcode BINBYTES,"),
+    UNSUPPORTED("(icos\nsystem\n", "its pickle uses the opcode INST"),
+    UNSUPPORTED("cos\nsystem\n(U\2lstR", "the global os.system,"),
+    UNSUPPORTED("U\10builtinsU\4eval\223", "the global builtins.eval,"),
+    UNSUPPORTED("ctorch\nSize.__new__\n", "the global torch.Size.__new__,"),
+    UNSUPPORTED("c\n\n", "the global .,"),
+    UNSUPPORTED("c\377\376\nb\r\t\0\177\n", "the global ??.b????,"),
+    UNSUPPORTED("c__builtin__\na_name_of_a_class_that_goes_on_and_on_and_on_and_on_and_on_and_on\n",
+                "the global __builtin__.a_name_of_a_class_that_goes_on_and_on_and_on..., which"),
+    UNSUPPORTED("ctorch\nSize\n)\201", "the opcode NEWOBJ,"),
+    UNSUPPORTED("\217", "the opcode EMPTY_SET,"),
+    UNSUPPORTED("B\0\0\0\0", "the opcode BINBYTES,"),
 
     /* Values. */
     {BYTES(BEFORE OBJECT("}U\1a}NNss") "\200\2]."), SAE_E_UNSUPPORTED, "the dict \"a\" has a key that is neither"},
@@ -579,7 +557,7 @@ static void refuse_flood(bytes *b, sae_status want, const char *sentence, const 
         ck_assert_msg(read_bytes(&store, b) == SAE_OK, "%s: %s", what, err.text);
         saei_store_free(&store, &host);
     }
-    ck_assert_msg(most_bytes <= (4 << 20) + 64 * (long)b->n, "%s: %ld bytes for a file of %zu", what, most_bytes, b->n);
+    ck_assert_msg(h.most_bytes <= (4 << 20) + 64 * (long)b->n, "%s: %ld bytes for a file of %zu", what, h.most_bytes, b->n);
     free(b->data);
 }
 
@@ -699,7 +677,7 @@ END_TEST
 static void survive(const bytes *b, const char *what, size_t at)
 {
     saei_store store;
-    n_allocs = most_bytes = 0;
+    heap_init(&h);
     const sae_status status = read_bytes(&store, b);
     if (status)
         ck_assert_msg((status == SAE_E_FORMAT || status == SAE_E_UNSUPPORTED) && *err.text, "%s at %zu: %d", what, at, status);
@@ -714,7 +692,7 @@ static void survive(const bytes *b, const char *what, size_t at)
             }
     }
     saei_store_free(&store, &host);
-    ck_assert_msg(live_bytes == 0 && most_bytes <= 16384 + 64 * (long)b->n, "%s at %zu: %ld bytes", what, at, most_bytes);
+    ck_assert_msg(h.live_bytes == 0 && h.most_bytes <= 16384 + 64 * (long)b->n, "%s at %zu: %ld bytes", what, at, h.most_bytes);
 }
 
 static const char *const cut[] = {"nested", "deflated", "legacy_nested", "legacy_views"};
@@ -757,13 +735,13 @@ START_TEST(every_allocation_fails_once)
     saei_store store;
     long n = 0;
     for (sae_status status = SAE_E_NOMEM; status; n++) {
-        n_allocs = 0;
-        failing = n;
+        heap_init(&h);
+        h.fail_at = n;
         status = read_bytes(&store, &b);
         ck_assert_msg(status == SAE_OK || (status == SAE_E_NOMEM && strstr(err.text, "no memory")), "%s, allocation %ld: %s", good[_i], n,
                       err.text);
         saei_store_free(&store, &host);
-        ck_assert_int_eq(live_bytes, 0);
+        ck_assert_int_eq(h.live_bytes, 0);
     }
     ck_assert_int_gt(n, 3);
     free(b.data);

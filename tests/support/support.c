@@ -156,6 +156,7 @@ void heap_init(heap *h)
     atomic_init(&h->asked, 0);
     atomic_init(&h->live_blocks, 0);
     atomic_init(&h->live_bytes, 0);
+    atomic_init(&h->most_bytes, 0);
     atomic_init(&h->fail_at, -1);
     atomic_init(&h->persistent, false);
     atomic_init(&h->failed, 0);
@@ -182,7 +183,10 @@ void *heap_alloc(void *user, size_t bytes, size_t align)
     memcpy(p - sizeof t, &t, sizeof t);
     memset(p, FRESH, bytes);
     atomic_fetch_add(&h->live_blocks, 1);
-    atomic_fetch_add(&h->live_bytes, (long)bytes);
+    const long live = atomic_fetch_add(&h->live_bytes, (long)bytes) + (long)bytes;
+    long most = atomic_load(&h->most_bytes);
+    while (most < live && !atomic_compare_exchange_weak(&h->most_bytes, &most, live))
+        ;
     return p;
 }
 

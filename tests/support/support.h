@@ -40,6 +40,7 @@ typedef struct heap {
     atomic_long asked;       /* allocations asked for so far */
     atomic_long live_blocks; /* given and not yet taken back */
     atomic_long live_bytes;
+    atomic_long most_bytes; /* the most that lived at once */
     atomic_long fail_at;    /* number of the allocation that fails, from 0; -1 = none */
     atomic_bool persistent; /* every later one fails too */
     atomic_long failed;
