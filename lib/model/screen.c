@@ -15,10 +15,10 @@ static bool can_screen(const sae_model *model)
 
 static size_t layout(saei_screen *s, const sae_model *model, unsigned char *block)
 {
-    const size_t n = (size_t)model->parts.d_sae, d4 = ((size_t)model->parts.d_in + 3) / 4;
+    const size_t n = (size_t)model->parts.d_sae, d16 = ((size_t)model->parts.d_in + 15) / 16;
     size_t total = 0;
     saei_reserve(&total, 1, sizeof *s);
-    const size_t panels = saei_reserve(&total, (n + SAEI_PANEL - 1) / SAEI_PANEL, d4 * SAEI_PANEL * 4);
+    const size_t columns = saei_reserve(&total, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, d16 * SAEI_COLUMN * 16);
     const size_t scale = saei_reserve(&total, n, sizeof(float)), error = saei_reserve(&total, n, sizeof(float));
     const size_t norm = saei_reserve(&total, n, sizeof(float)), top = saei_reserve(&total, n, sizeof(float));
     if (!block)
@@ -26,8 +26,8 @@ static size_t layout(saei_screen *s, const sae_model *model, unsigned char *bloc
     const bool shifts =
         !model->b_in && model->parts.b_dec && model->parts.d_in == model->parts.d_out; /* b_dec is about the mean of the rows */
     *s = (saei_screen){.bytes = total,
-                       .panels = block + panels,
-                       .d4 = d4,
+                       .columns = block + columns,
+                       .d16 = d16,
                        .scale = (float *)(void *)(block + scale),
                        .error = (float *)(void *)(block + error),
                        .norm = (float *)(void *)(block + norm),
@@ -87,17 +87,17 @@ static sums add_up(const float *w, const float *centre, size_t d)
 
 static void quantise(const build_job *j, size_t feature, const float *w, float scale, sums *s)
 {
-    const size_t d = (size_t)j->model->parts.d_in, p = feature / SAEI_PANEL, i = feature % SAEI_PANEL, d4 = j->screen->d4;
-    uint8_t *to = j->screen->panels + (p * d4 * SAEI_PANEL + i) * 4;
+    const size_t d = (size_t)j->model->parts.d_in, d16 = j->screen->d16, i = feature % SAEI_COLUMN;
+    uint8_t *to = j->screen->columns + feature / SAEI_COLUMN * d16 * SAEI_COLUMN * 16 + i % 4 * 64 + i / 4 * 16;
     const double inverse = scale > 0.0f ? 1.0 / (double)scale : 0.0;
-    for (size_t k = 0; k < d4 * 4; k++) {
+    for (size_t k = 0; k < d16 * 16; k++) {
         const double v = k < d ? (double)w[k] : 0.0;
         double q = (v * inverse + ROUNDER) - ROUNDER;
         q = q > 127.0 ? 127.0 : q < -127.0 ? -127.0 : q;
         const double kept = (double)scale * q;
         s->lost_square += (v - kept) * (v - kept);
         s->kept_square += kept * kept;
-        to[k / 4 * SAEI_PANEL * 4 + k % 4] = (uint8_t)((int)q + 128);
+        to[k / 16 * SAEI_COLUMN * 16 + k % 16] = (uint8_t)((int)q + 128);
     }
 }
 
@@ -145,9 +145,9 @@ static void build_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const build_job *j = job;
-    const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, first = (size_t)i * SAEI_PANEL;
+    const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, first = (size_t)i * SAEI_COLUMN;
     float *row = j->row + worker * d;
-    for (size_t f = first; f < n && f < first + SAEI_PANEL; f++) {
+    for (size_t f = first; f < n && f < first + SAEI_COLUMN; f++) {
         const unsigned char *w = (const unsigned char *)j->rows.data + f * d * sae_dtype_bytes(j->rows.dtype);
         j->model->env->kernels->widen(row, w, j->rows.dtype, d);
         build_feature(j, f, row);
@@ -172,7 +172,7 @@ sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_erro
     saei_screen *screen = (saei_screen *)(void *)block;
     layout(screen, model, block);
     build_job job = {model, screen, saei_model_enc_rows(model, 0), row};
-    const sae_status status = saei_run(host, &job, build_task, (uint32_t)((n + SAEI_PANEL - 1) / SAEI_PANEL));
+    const sae_status status = saei_run(host, &job, build_task, (uint32_t)((n + SAEI_COLUMN - 1) / SAEI_COLUMN));
     saei_dealloc(host, row, row_bytes);
     if (status) {
         saei_dealloc(host, block, bytes);

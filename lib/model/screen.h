@@ -15,8 +15,8 @@
 
 typedef struct saei_screen {
     size_t bytes;                      /* of this block, which holds everything */
-    uint8_t *panels;                   /* [ceil(d_sae/48)][d4][48][4]: q + 128 */
-    size_t d4;                         /* a quarter of d, rounded up */
+    uint8_t *columns;                  /* [ceil(d_sae/16)][d16][256] as simd/kernels.h says: q + 128 */
+    size_t d16;                        /* a sixteenth of d, rounded up */
     saei_bound bound;                  /* of its vectors, all but the threshold are this block's */
     float *scale, *error, *norm, *top; /* the same, while they are made */
     const float *centre;               /* [d_in]; NULL = 0 */

@@ -7,9 +7,14 @@
 
 #include "simd/kernels_int8.h"
 
-void saei_int8_panels_vnni(int32_t *c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4)
+void saei_int8_columns_vnni(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16)
 {
-    int8_product(c, ldc, panels, n_panels, x, planes, d4);
+    int8_product(c, ldc, columns, n_columns, x, planes, d16);
+}
+
+void saei_int8_pairs_vnni(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16)
+{
+    int8_pairs_product(c, columns, ids, x, n, d16);
 }
 
 #endif

@@ -10,10 +10,11 @@ extern const saei_kernels saei_kernels_scalar;
  * compiling all of lib/ without flags still makes a whole library. */
 const saei_kernels *saei_table_avx2(void);
 const saei_kernels *saei_table_avx512(void);
-const saei_kernels *saei_table_avx512_vnni(void); /* the same, and int8_panels by VNNI */
+const saei_kernels *saei_table_avx512_vnni(void); /* the same, and products of bytes by VNNI */
 const saei_kernels *saei_table_neon(void);
 
 /* Of kernels_avx512_vnni.c, there whenever kernels_avx512.c is compiled for its instructions. */
-void saei_int8_panels_vnni(int32_t *c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4);
+void saei_int8_columns_vnni(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16);
+void saei_int8_pairs_vnni(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16);
 
 #endif
