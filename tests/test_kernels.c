@@ -28,7 +28,7 @@
 
 /* ---- the tables and the count ---- */
 
-static const saei_kernels *tables[5];
+static const saei_kernels *tables[8];
 static size_t n_tables;
 static long n_passed, n_failed;
 
@@ -61,12 +61,11 @@ static void find_tables(void)
         if (!k)
             continue;
         check(k->isa == isas[i], "the %s table says it is %s", sae_isa_name(isas[i]), sae_isa_name(k->isa));
+        const saei_kernels *plain = isas[i] == SAE_ISA_NEON ? saei_table_neon() : isas[i] == SAE_ISA_AVX2 ? saei_table_avx2() : NULL;
+        plain = isas[i] == SAE_ISA_AVX512 ? saei_table_avx512() : plain;
+        if (plain && plain != k) /* the form that this processor does not choose */
+            tables[n_tables++] = plain;
         tables[n_tables++] = k;
-    }
-    /* the form of a table that this processor does not choose */
-    if (n_tables && tables[n_tables - 1] == saei_table_avx512_vnni()) {
-        tables[n_tables] = tables[n_tables - 1];
-        tables[n_tables++ - 1] = saei_table_avx512();
     }
     check(saei_kernels_for(SAE_ISA_AUTO) == tables[n_tables - 1], "AUTO is not the best table of this machine");
     check(!saei_kernels_for(7) && !saei_kernels_for(-1), "a table for an instruction set that does not exist");

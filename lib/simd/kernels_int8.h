@@ -5,6 +5,7 @@
  *   i_zero i_store i_add, i_dot(sums, b, x)   sums += the 16 products of each feature, exact
  *   i_store4     what 4 I sum to, for their 4 * FEATS features: feature 4 * l + v is feature l of the I number v
  *   INT8_PLANES  planes whose sums with 4 B fit into the registers
+ *   INT8_SIGNED  1 if a B holds the bytes less 128: the products lack 128 times the sum of x. Then b_ones is a B of ones
  * A column block (kernels.h) holds its B in the order that i_store4 wants. */
 #ifndef SAEI_KERNELS_INT8_H
 #define SAEI_KERNELS_INT8_H
@@ -19,9 +20,30 @@ enum {
     INT8_UNITS = SAEI_COLUMN / INT8_UNIT /* of a column, 1 where a B is a cache line */
 };
 
+/* What the products of signed bytes lack: 128 times the sum of a plane, whose steps are `step` bytes apart. */
+INLINE int32_t lacking(const int8_t *x, size_t step, size_t d16)
+{
+    int32_t sums[FEATS * SUMS], sum = 0;
+#if INT8_SIGNED
+    I a = i_zero();
+    for (size_t k = 0; k < d16; k++)
+        a = i_dot(a, b_ones(), x_load(x + k * step));
+    i_store(sums, a);
+    for (int s = 0; s < SUMS; s++)
+        sum += 128 * sums[s];
+#else
+    (void)x;
+    (void)step;
+    (void)d16;
+    (void)sums;
+#endif
+    return sum;
+}
+
 /* A unit of nc columns with np planes: one pass over its weights. What the next column needs comes into L2 meanwhile, from four places at
  * once: a single stream does not use the memory up. */
-INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc, bool fetch)
+INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc, bool fetch,
+                      const int32_t *lack)
 {
     const size_t column = d16 * INT8_BLOCK;
     I a[4 * INT8_PLANES];
@@ -51,7 +73,10 @@ INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x,
     UNROLL
     for (int i = 0; i < np * nc; i++) {
         const I *s = a + i / np * 4 * np + i % np;
-        i_store4(c + (size_t)(i % np) * ldc + i / np * SAEI_COLUMN, s[0], s[np], s[2 * np], s[3 * np]);
+        int32_t *to = c + (size_t)(i % np) * ldc + i / np * SAEI_COLUMN;
+        i_store4(to, s[0], s[np], s[2 * np], s[3 * np]);
+        for (int f = 0; INT8_SIGNED && f < INT8_UNIT; f++)
+            to[f] += lack[i % np];
     }
 }
 
@@ -60,14 +85,17 @@ INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n
                         int np, bool fetch)
 {
     const size_t column = d16 * INT8_BLOCK, many = (size_t)(INT8_PLANES / np);
+    int32_t lack[INT8_PLANES];
     size_t p = 0;
+    for (int q = 0; q < np; q++)
+        lack[q] = lacking(x + q * 16, planes * 16, d16);
     for (; many > 1 && p + many <= n_columns; p += many)
         for (size_t u = 0; u < INT8_UNITS; u++)
             int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, INT8_PLANES / np,
-                      fetch);
+                      fetch, lack);
     for (; p < n_columns; p++)
         for (size_t u = 0; u < INT8_UNITS; u++)
-            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, 1, fetch);
+            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, 1, fetch, lack);
 }
 
 /* 1 byte a weight for up to INT8_PLANES planes: memory roof for the first few, roof of the multiplier beyond. */
@@ -109,7 +137,7 @@ INLINE void int8_few_pairs(int32_t *c, const uint8_t *columns, const int32_t *id
         if (k < d16)
             a[2 * i] = i_dot(a[2 * i], b_load(w[i] + k * INT8_BLOCK), x_load(x[i] + k * 16));
         i_store(sums, i_add(a[2 * i], a[2 * i + 1]));
-        c[i] = 0;
+        c[i] = lacking(x[i], 16, d16);
         for (int s = 0; s < SUMS; s++)
             c[i] += of[s];
     }
@@ -124,5 +152,17 @@ INLINE void int8_pairs_product(int32_t *c, const uint8_t *columns, const int32_t
     for (; i < n; i++)
         int8_few_pairs(c + i, columns, ids + i, x + i, d16, 1);
 }
+
+/* The two kernels under names of their own, for a form of a table. */
+#define SAEI_INT8_FORM(form)                                                                                                          \
+    void saei_int8_columns_##form(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes,   \
+                                  size_t d16)                                                                                         \
+    {                                                                                                                                 \
+        int8_product(c, ldc, columns, n_columns, x, planes, d16);                                                                     \
+    }                                                                                                                                 \
+    void saei_int8_pairs_##form(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16) \
+    {                                                                                                                                 \
+        int8_pairs_product(c, columns, ids, x, n, d16);                                                                               \
+    }
 
 #endif

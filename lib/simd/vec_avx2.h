@@ -140,10 +140,30 @@ static inline void i_store4(int32_t *c, I p, I q, I r, I s)
     i_store(c, _mm256_hadd_epi32(_mm256_hadd_epi32(p, q), _mm256_hadd_epi32(r, s)));
 }
 
-enum { FEATS = 2, SUMS = 4 };
+enum { FEATS = 2, SUMS = 4, INT8_PLANES = 2 };
+#define INT8_SIGNED 0
+#if defined(SAEI_VNNI)
+
+typedef __m256i B;
+typedef __m256i X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+static inline X x_load(const int8_t *p)
+{
+    return i_sixteen(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(b), "x"(x));
+    return sums;
+}
+
+#else
 
 /* The instruction that multiplies bytes would saturate: even and odd bytes as 16 bits. */
-enum { INT8_PLANES = 2 };
 typedef struct B {
     __m256i even, odd;
 } B, X;
@@ -164,6 +184,9 @@ static inline I i_dot(I sums, B b, X x)
 }
 
 /* 8 x 8 in registers. */
+
+#endif
+
 /* 4 floats at each of 8 addresses, turned: insertions need no shuffle. */
 INLINE void v_quad(V r[4], const unsigned char *const rows[8], size_t at)
 {

@@ -134,7 +134,8 @@ static inline void i_store4(int32_t *c, I p, I q, I r, I s)
 }
 
 enum { FEATS = 4, SUMS = 4 };
-#if defined(__AVX512VNNI__)
+#define INT8_SIGNED 0
+#if defined(SAEI_VNNI)
 
 enum { INT8_PLANES = 6 };
 typedef __m512i B;

@@ -128,11 +128,7 @@ static inline uint32_t v_finite(V a)
     return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff())));
 }
 
-/* Bytes widened to 16 bits: products of them are what every aarch64 has. */
 enum { FEATS = 1, SUMS = 4, INT8_PLANES = 4 };
-typedef struct B {
-    int16x8_t low, high;
-} B, X;
 
 static inline I i_zero(void)
 {
@@ -150,6 +146,40 @@ static inline I i_add(I a, I b)
 {
     return vaddq_s32(a, b);
 }
+
+#if defined(SAEI_DOT)
+
+/* The instruction has signed bytes: those without a sign lose 128. */
+#define INT8_SIGNED 1
+typedef int8x16_t B;
+typedef int8x16_t X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(0x80)));
+}
+static inline B b_ones(void)
+{
+    return vdupq_n_s8(1);
+}
+static inline X x_load(const int8_t *p)
+{
+    return vld1q_s8(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sums) : "w"(b), "w"(x)); /* clang 14 hides the intrinsic */
+    return sums;
+}
+
+#else
+
+/* Bytes widened to 16 bits: products of them are what every aarch64 has. */
+#define INT8_SIGNED 0
+typedef struct B {
+    int16x8_t low, high;
+} B, X;
+
 static inline B b_load(const uint8_t *p)
 {
     const uint8x16_t bytes = vld1q_u8(p);
@@ -165,6 +195,9 @@ static inline I i_dot(I sums, B b, X x)
     sums = vmlal_s16(vmlal_high_s16(sums, b.low, x.low), vget_low_s16(b.low), vget_low_s16(x.low));
     return vmlal_s16(vmlal_high_s16(sums, b.high, x.high), vget_low_s16(b.high), vget_low_s16(x.high));
 }
+
+#endif
+
 INLINE void v_transpose(V r[4])
 {
     const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);

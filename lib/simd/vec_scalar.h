@@ -99,6 +99,7 @@ static inline uint32_t v_finite(V a)
     return isfinite(a) ? 1u : 0u;
 }
 enum { FEATS = 1, SUMS = 1, INT8_PLANES = 4 };
+#define INT8_SIGNED 0
 typedef const uint8_t *B;
 typedef const int8_t *X;
 
