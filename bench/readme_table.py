@@ -29,10 +29,11 @@ def put(path: Path, text: str, check: bool, mark: str = "bench") -> bool:
 def performance(result: report.Result) -> str:
     rows, machine = result["rows"], result["machine"]
     out = [f"Measured on {report.machine_line(machine)}. {report.versions_line(rows)}.", "### Targets", report.targets_table(rows)]
-    out += report.encode_tables(rows, "###")
+    out += report.encode_tables(rows, "###") + report.screen_tables(rows, "###")
     for case in ("decode", "probe", "steer", "neighbors"):
         if report.select(rows, case=case):
             out += [f"### {case.capitalize()}", report.other_table(rows, case)]
+    out += report.grid_tables(rows, "###")
     out += ["### Ceilings", report.ceilings_table(result["ceilings"])]
     return "\n\n".join(out)
 
