@@ -118,7 +118,7 @@ def test_real_rows_go_round(bench: run.Bench, tmp_path: Path) -> None:
     for name in ("cfg.json", "sae_weights.safetensors"):
         (data / "one" / name).symlink_to(src / name)
     rows = np.fromfile(src / "rows.f32", np.float32).reshape(-1, 256)
-    np.save(data / "x.npy", np.concatenate([rows * (1 + i / 8) for i in range(4)]))
+    np.save(data / "x.npy", np.concatenate([rows * (1 - i / 32) for i in range(4)]))
     one, world = real.find(data)
     assert (one.name, one.d_in, one.d_sae, world.name, world.d_in, world.d_sae) == ("one", 256, 4096, "world-batchtopk", 128, 512)
     for source, screened in ((one, 1), (world, 0)):
@@ -220,7 +220,7 @@ def test_opening_gives_rows(bench: run.Bench, first_code: str) -> None:
         assert 0 < r["ms_min"] <= r["ms_median"]
         assert (r["features"] == 1) == r["variant"].startswith("probe")
     assert ours["probe"]["rss_mib"] < 64
-    made = [t for t in report.targets(bench.rows) if t.got != "not measured"]
+    made = [t for t in report.targets(bench.rows) if t.reached != "not measured"]
     assert any("whatever format" in t.what for t in made)
     assert sum("one feature" in t.what for t in made) == 2
     assert "one feature of 64x4096, in the page cache" in report.full(result(bench.rows))
