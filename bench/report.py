@@ -219,6 +219,16 @@ def table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in body)])
 
 
+def plot_name(d_in: int, d_sae: int) -> str:
+    """Of the SVG that plots.py draws."""
+    return f"encode-{d_in}x{d_sae}.svg"
+
+
+def plot_links(rows: list[Row], folder: str) -> list[str]:
+    shapes = [s for s in SHAPES if select(rows, case="encode", impl="libsae", d_in=s[0], d_sae=s[1])]
+    return [f"![Milliseconds of an encoded row against the batch, {d}x{n}]({folder}/{plot_name(d, n)})" for d, n in shapes]
+
+
 def verdict(met: bool | None) -> str:
     return {True: "met", False: "**missed**", None: "–"}[met]
 
@@ -418,11 +428,13 @@ def full(result: Result) -> str:
 
 
 def summary(result: Result) -> str:
+    found = targets(result["rows"])
     lines = []
-    for t in targets(result["rows"]):
-        mark = {True: "met   ", False: "MISSED", None: "-     "}[t.met]
-        lines.append(f"{mark} {t.what}: {t.reached} (wanted {t.wanted}{' of ' + t.against if t.against else ''})")
-    return "\n".join(lines)
+    for t in found:
+        if t.met is not None:
+            against = f", {t.against}" if t.against else ""
+            lines.append(f"{'met   ' if t.met else 'MISSED'} {t.what}{against}: {t.reached} (wanted {t.wanted})")
+    return "\n".join([*lines, f"{len(found) - len(lines)} of {len(found)} targets were not measured"])
 
 
 README_ENCODE = [(d_in, d_sae, batch) for d_in, d_sae in ((768, 24576), (2304, 16384)) for batch in (1, 8, 64, 512)]
@@ -445,7 +457,8 @@ def readme(result: Result) -> str:
     for case, d_in, batch, features, text in README_OTHER:
         body += readme_line(text, select(rows, case=case, d_in=d_in, batch=batch, features=features))
     head = f"One thread, f32, {machine_line(result['machine'])}; {versions_line(result['rows'])}. Beside each time: how many times longer."
-    return head + "\n\n" + table(["", "libsae", "SAELens", BEST, "torch bf16 (not exact)"], body)
+    links = plot_links(rows, "docs/images")[:1]
+    return "\n\n".join([head, table(["", "libsae", "SAELens", BEST, "torch bf16 (not exact)"], body), *links])
 
 
 def readme_line(text: str, found: list[Row]) -> list[list[str]]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -21,6 +22,7 @@ import formats  # noqa: E402
 import lanes  # noqa: E402
 import opening  # noqa: E402
 import planted  # noqa: E402
+import plots  # noqa: E402
 import readme_table  # noqa: E402
 import real  # noqa: E402
 import report  # noqa: E402
@@ -337,3 +339,27 @@ def test_groups_cover_what_was_asked() -> None:
         (n, b) for n in cases.GRID_FEATURES for b in cases.GRID_BATCHES
     }
     assert len({(g.cases, g.d_in, g.d_sae, g.batch, g.threads, g.features, g.variant) for g in everything}) == len(everything)
+
+
+def test_plots(tmp_path: Path) -> None:
+    rows = [row(i, ms=m * b**0.7, batch=b) for i, m in (("libsae", 1), ("libsae-dense", 5), ("saelens", 7)) for b in (1, 8, 64, 512)]
+    rows += [row("torch-bf16", ms=4 * b, batch=b, fp32=False) for b in (1, 8)] + [row("libsae", ms=99, batch=1, threads=2)]
+    drawn = plots.svg(result(rows), 2304, 16384)
+    assert drawn == plots.svg(result(rows), 2304, 16384)
+    assert plots.svg(result(rows), 768, 24576) is None
+    root = ElementTree.fromstring(drawn or "")
+    names = [t.text for t in root.findall(".//{*}text") if t.get("class") == "ink"]
+    assert sorted(names) == sorted(plots.COLOURS)  # SAELens is the best fp32 peer too
+    places = sorted(float(t.get("y", "")) for t in root.findall(".//{*}text") if t.get("class") == "ink")
+    assert all(b - a >= plots.NAME_GAP - 0.11 for a, b in zip(places, places[1:]))
+    assert len(list(root.findall(".//{*}circle"))) == 4 * 4 + 2
+    assert "prefers-color-scheme:dark" in (drawn or "")
+    assert all(0 < float(t.get("x", "")) < plots.WIDTH and 0 < float(t.get("y", "")) < plots.HEIGHT for t in root.findall(".//{*}text"))
+
+
+def test_names_of_lines_are_moved_apart() -> None:
+    assert plots.spread([10, 50, 90], 17, 0, 100) == [10, 50, 90]
+    assert plots.spread([50, 50, 50], 10, 0, 100) == [50, 60, 70]
+    assert plots.spread([90, 95, 99], 10, 0, 100) == [80, 90, 100]
+    assert plots.spread([], 10, 0, 100) == []
+    assert plots.ticks(0.11, 9) == [0.1, 0.2, 0.5, 1, 2, 5, 10]
