@@ -105,7 +105,7 @@ def encode_groups(chosen: set[str], threads: list[int], shapes: tuple[tuple[int,
         kinds += [(("encode",), 1, variant) for variant in VARIANTS] if "encode" in chosen else []
         for what, t, variant in kinds:
             for batch in BATCHES:
-                n = max(1, rounds - 2) if batch == BATCHES[-1] else rounds
+                n = max(1, rounds - 2) if batch == BATCHES[-1] or variant else rounds
                 out.append(Group(what, d_in, d_sae, batch, t, rounds=n, turn_ms=turn_ms, variant=variant))
     return out
 
@@ -124,7 +124,7 @@ def real_groups(sources: list[real.Source], rounds: int, turn_ms: float) -> list
     out = []
     for s in sources:
         for batch in REAL_BATCHES:
-            out.append(Group(("real",), s.d_in, s.d_sae, batch, 1, rounds=rounds, turn_ms=turn_ms, variant=s.name, source=s))
+            out.append(Group(("real",), s.d_in, s.d_sae, batch, 1, rounds=min(5, rounds), turn_ms=turn_ms, variant=s.name, source=s))
     return out
 
 
