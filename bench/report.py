@@ -86,7 +86,7 @@ def ratio_target(what: str, against: str, wanted: float, row: Row | None, peer: 
         return Target(what, against, f"≥ {wanted:g}x", "not measured", None)
     got = peer["ms_min"] / row["ms_min"]
     who = f" ({label(peer)})" if against == BEST else ""
-    return Target(what, against, f"≥ {wanted:g}x", f"{got:.2f}x{who}", got >= wanted)
+    return Target(what, against, f"≥ {wanted:g}x", f"{got:.{2 if got < 100 else 0}f}x{who}", got >= wanted)
 
 
 def share_target(what: str, against: str, limit: float, row: Row | None) -> Target:
@@ -162,6 +162,20 @@ def neighbor_targets(rows: list[Row]) -> list[Target]:
     return out
 
 
+def bits_target(rows: list[Row]) -> Target:
+    """Every encode of libsae in one setting, screened or dense, of whatever instruction set, must give the same codes."""
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    for r in select(rows, case=("encode", "real")):
+        if ours(r) and r["bits"]:
+            seen.setdefault(tuple(r[k] for k in ("case", "variant", "d_in", "d_sae", "batch", "threads")), []).append(r["bits"])
+    compared = [bits for bits in seen.values() if len(bits) > 1]
+    wrong = sum(len(set(bits)) > 1 for bits in compared)
+    reached = f"{wrong} in {len(compared)} settings" if compared else "not measured"
+    return Target(
+        "codes of screened and dense encodes", "each other, bit by bit", "0 differences", reached, wrong == 0 if compared else None
+    )
+
+
 def limit_target(rows: list[Row], what: str, limit_ms: float, per_row: bool = False, **wanted: Any) -> Target:
     row = fastest(select(rows, impl="libsae", **wanted))
     unit = " a row" if per_row else ""
@@ -202,7 +216,7 @@ def growth_target(row: Row | None) -> Target:
 
 def targets(rows: list[Row]) -> list[Target]:
     out = [t for shape in SHAPES for t in encode_targets(rows, *shape)]
-    out += thread_targets(rows) + linear_targets(rows) + neighbor_targets(rows)
+    out += [bits_target(rows), *thread_targets(rows)] + linear_targets(rows) + neighbor_targets(rows)
     out.append(limit_target(rows, "process start to the first code, 2304x16384", 100, case="open", variant=""))
     out += opening_targets(rows)
     out += [decode_target(rows, batch) for batch in (1, 64)]
@@ -380,7 +394,7 @@ def machine_line(machine: Row) -> str:
 def versions_line(rows: list[Row]) -> str:
     seen: dict[str, str] = {}
     for row in rows:
-        name = row["impl"].split("@")[0].replace("libsae-dense", "libsae")
+        name = "libsae" if ours(row) else row["impl"].split("@")[0]
         seen.setdefault(name, row["version"])
     return ", ".join(f"{name} {version}" for name, version in seen.items())
 
@@ -475,7 +489,8 @@ def beside(row: Row, peer: Row | None, name: bool) -> str:
     if not peer:
         return "–"
     who = f" ({peer['impl'].split('@')[0]})" if name else ""
-    return f"{ms(peer['ms_min'])}{who}, {peer['ms_min'] / row['ms_min']:.2g}x"
+    ratio = peer["ms_min"] / row["ms_min"]
+    return f"{ms(peer['ms_min'])}{who}, {ratio:.{0 if ratio >= 10 else 1 if ratio >= 1 else 2}f}x"
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def row(impl: str, case: str = "encode", ms: float = 1.0, **other: Any) -> dict[
     made = dict.fromkeys(KEYS) | {"features": None, "variant": "", "fp32": True, "version": "1", "runs": 1}
     made |= {"case": case, "impl": impl, "d_in": 2304, "d_sae": 16384, "batch": 1, "threads": 1, "isa": "x", "rss_mib": 1.0}
     made |= {"prepared": {"libsae": "screen", "libsae-dense": "panels"}.get(impl, "none"), "ms_min": ms, "ms_median": ms}
-    made |= {"roof_fraction": 0.9, "active": 64.0}
+    made |= {"roof_fraction": 0.9, "active": 64.0, "bits": "b" if impl.startswith("libsae") else None}
     return made | other
 
 
@@ -285,6 +285,10 @@ def test_targets_have_other_peers_too() -> None:
     assert verdict(dense, report.BEST, "dense encode 2304x16384, batch 1") is False
     two = [row("libsae", batch=64, ms=1.8), row("libsae", batch=64, ms=1, threads=2)]
     assert verdict(two, "1 thread", "exact encode 2304x16384, batch 64, 2 threads") is True
+    bits = [row("libsae"), row("libsae-dense"), row("libsae", batch=8, bits="c")]
+    assert verdict(bits, "each other, bit by bit", "codes of screened and dense encodes") is True
+    bits.append(row("libsae-dense", batch=8))
+    assert verdict(bits, "each other, bit by bit", "codes of screened and dense encodes") is False
     near = [
         row("libsae", "neighbors", features=10),
         row("faiss", "neighbors", ms=2.9, features=10),
@@ -313,7 +317,7 @@ def test_tables() -> None:
     assert "| features | 64 rows | 512 rows |" in text
     assert "| 32 | – | 1 ms, 2.0x |" in text
     assert "batch 512, 32 features" not in text  # not everybody ran it
-    assert "| encode 2304x16384, batch 1 | 2 ms | 9 ms, 4.5x | 4 ms (openblas), 2x | – |" in report.readme(result(rows))
+    assert "| encode 2304x16384, batch 1 | 2 ms | 9 ms, 4.5x | 4 ms (openblas), 2.0x | – |" in report.readme(result(rows))
 
 
 def test_marks_are_replaced_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
