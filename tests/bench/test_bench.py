@@ -367,3 +367,23 @@ def test_names_of_lines_are_moved_apart() -> None:
     assert plots.spread([90, 95, 99], 10, 0, 100) == [80, 90, 100]
     assert plots.spread([], 10, 0, 100) == []
     assert plots.ticks(0.11, 9) == [0.1, 0.2, 0.5, 1, 2, 5, 10]
+
+
+def test_roofs() -> None:
+    few, many = (Group(("encode",), 1000, 1000, batch, 1) for batch in (8, 64))
+    top = cases.Ceilings(read_gbs=10, fma_gflops=100, read8_gbs=20, dot8_gops=400)
+    assert [few.roof_ms("encode", top, b) for b in (4, 2, 1)] == pytest.approx([0.4, 0.2, 0.05])
+    assert [many.roof_ms("encode", top, b) for b in (4, 1)] == pytest.approx([1.28, 0.32])
+    assert many.roof_ms("encode", top, 2) is None  # nobody measured products of bf16
+    assert few.roof_ms("encode", cases.Ceilings(10, 100, 20, 0), 1) is None
+    assert Group(("neighbors",), 1000, 1000, 1, 1).roof_ms("neighbors", top, 4) == pytest.approx(0.4)
+    assert Group(("decode",), 1000, 1000, 64, 1).roof_ms("decode", top, 4) is None
+
+
+def test_an_encode_that_was_mostly_dense_has_the_roof_of_one(bench: run.Bench) -> None:
+    entry = run.Entry(bench.workers[0], "encode", 0, "")
+    assert (entry.weight_bytes, entry.survivors, entry.dense_rows) == (4, None, None)
+    entry.counts = {"screened": "30", "dense": "10", "candidates": "600", "active": "90", "bits": "b"}
+    assert (entry.weight_bytes, entry.survivors, entry.dense_rows) == (1, 20, 0.25)
+    entry.counts |= {"dense": "30"}
+    assert entry.weight_bytes == 4
