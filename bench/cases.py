@@ -136,7 +136,7 @@ def groups(n_cores: int, chosen: set[str], quick: bool, sources: list[real.Sourc
     shapes = (WIDE,) if quick else SHAPES
     out = encode_groups(chosen, threads, shapes, rounds, turn_ms)
     for d_in, d_out in LINEAR if "linear" in chosen else ():
-        out += [Group(("linear",), d_in, d_out, b, t, rounds=rounds, turn_ms=small_ms) for t in threads for b in LINEAR_BATCHES]
+        out += [Group(("linear",), d_in, d_out, b, t, rounds=min(4, rounds), turn_ms=small_ms) for t in threads for b in LINEAR_BATCHES]
     if "decode" in chosen:
         out += [Group(("decode",), *WIDE, batch, 1, features=64, rounds=rounds, turn_ms=small_ms) for batch in (1, 64)]
     if "probe" in chosen:
