@@ -936,7 +936,7 @@ static void int8_columns_case(size_t n_columns, size_t planes, size_t d16, bool 
             want[q * ldc + j] = byte_sum(w + j / 16 * d16 * 256, j % 16, x + q * 16, planes * 16, d16);
     for (size_t i = 0; i < n_tables; i++) {
         const watch out = watched(2, c_ints * 4, 4);
-        tables[i]->int8_columns((int32_t *)(void *)out.at, ldc, w, n_columns, x, planes, d16);
+        tables[i]->int8_columns((int32_t *)(void *)out.at, ldc, w, n_columns, x, planes, d16, rng() % 2);
         check_floats(tables[i], "int8_columns", &out, (const float *)(const void *)want,
                      shape("columns %zu planes %zu d16 %zu extreme %d", n_columns, planes, d16, extreme));
     }
@@ -1249,7 +1249,7 @@ static void bench_int8_columns(bench *b) /* 3 columns at a time for all rows, as
     for (size_t p = 0; p < BENCH_N / 16; p += 3)
         for (size_t q = 0; q < b->rows; q += 6)
             b->k->int8_columns((int32_t *)(void *)b->c, 48, (const uint8_t *)b->w + p * D16 * 256, 3, (const int8_t *)b->x + q * D16 * 16,
-                               b->rows - q < 6 ? b->rows - q : 6, D16);
+                               b->rows - q < 6 ? b->rows - q : 6, D16, q == 0);
 }
 
 static void bench_dot_pairs(bench *b)

@@ -326,7 +326,7 @@ static long missed(const data *a, size_t row, const saei_screen *s, const saei_k
     for (size_t j = 0; j < N; j++)
         error[j] = bound.error[j] * (build == SHORT_ERROR ? 0.9f : 1.0f);
     bound.error = error;
-    k->int8_columns(sums, COLUMNS * 16, s->columns, COLUMNS, planes, 2, s->d16);
+    k->int8_columns(sums, COLUMNS * 16, s->columns, COLUMNS, planes, 2, s->d16, true);
     k->bounds(u, sums, two ? sums + COLUMNS * 16 : NULL, N, 0, &bound, span);
     for (size_t j = 0; j < N; j++)
         n += u[j] < a->dots[row][j] + a->bias[j];

@@ -241,7 +241,7 @@ static void take_sums(const screen_job *j, const step *t)
     const size_t d16 = j->screen->d16, columns = (t->n + SAEI_COLUMN - 1) / SAEI_COLUMN;
     for (size_t r = 0; r < j->n; r += j->few ? j->n : GROUP)
         j->model->env->kernels->int8_columns(t->sums + r * t->each, t->each, j->screen->columns + t->first * d16 * 16, columns,
-                                             high_of(j, r), planes_of(j, r), d16);
+                                             high_of(j, r), planes_of(j, r), d16, r == 0);
 }
 
 /* Sums of row r of a step; of the second plane, NULL if that has not been multiplied. */

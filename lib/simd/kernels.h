@@ -62,8 +62,9 @@ typedef struct saei_span {
     /* Sums of products of bytes, exact, with features by column: columns [n_columns][d16][256] without a sign, where byte                 \
      * i % 4 * 64 + i / 4 * 16 + b of step k is weight 16 * k + b of feature i of the column; x [d16][planes][16] with a sign:              \
      * c[q][16*p + i] = sum over k, b of weight b of feature i * x[k][q][b]. Columns are 64-byte aligned, ldc >= 16 * n_columns,            \
-     * d16 <= 1024. */ \
-    K(void, int8_columns, (int32_t * c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16))   \
+     * d16 <= 1024. fetch: the columns are new to the caches, and what follows them will be wanted next. */ \
+    K(void, int8_columns,                                                                                                                    \
+      (int32_t * c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16, bool fetch))           \
     /* The same for pairs of a feature and a plane x[i] [d16][16]: c[i] is the sum of feature ids[i], i < n. */                              \
     K(void, int8_pairs, (int32_t * c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16))
 

@@ -98,19 +98,29 @@ INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n
             int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, 1, fetch, lack);
 }
 
-/* 1 byte a weight for up to INT8_PLANES planes: memory roof for the first few, roof of the multiplier beyond. */
-INLINE void int8_product(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16)
+INLINE void int8_all(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
+                     bool fetch)
 {
     enum { HALF = INT8_PLANES > 4 ? 4 : INT8_PLANES > 2 ? 2 : 1 };
     size_t q = 0;
     for (; q + INT8_PLANES <= planes; q += INT8_PLANES)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, INT8_PLANES, q == 0);
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, INT8_PLANES, fetch);
     for (; q + HALF <= planes; q += HALF)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, HALF, q == 0);
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, HALF, fetch);
     for (; HALF > 2 && q + 2 <= planes; q += 2)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 2, q == 0);
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 2, fetch);
     for (; q < planes; q++)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, q == 0);
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, fetch);
+}
+
+/* 1 byte a weight for up to INT8_PLANES planes: memory roof for the first few, roof of the multiplier beyond. */
+INLINE void int8_product(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
+                         bool fetch)
+{
+    if (fetch)
+        int8_all(c, ldc, columns, n_columns, x, planes, d16, true);
+    else
+        int8_all(c, ldc, columns, n_columns, x, planes, d16, false);
 }
 
 /* n <= 4 pairs, with the features that share a B with theirs; every second step in sums of its own, so that none waits for the one before. */
@@ -156,9 +166,9 @@ INLINE void int8_pairs_product(int32_t *c, const uint8_t *columns, const int32_t
 /* The two kernels under names of their own, for a form of a table. */
 #define SAEI_INT8_FORM(form)                                                                                                          \
     void saei_int8_columns_##form(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes,   \
-                                  size_t d16)                                                                                         \
+                                  size_t d16, bool fetch)                                                                             \
     {                                                                                                                                 \
-        int8_product(c, ldc, columns, n_columns, x, planes, d16);                                                                     \
+        int8_product(c, ldc, columns, n_columns, x, planes, d16, fetch);                                                              \
     }                                                                                                                                 \
     void saei_int8_pairs_##form(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16) \
     {                                                                                                                                 \

@@ -134,7 +134,7 @@ static size_t nonfinite(const void *src, sae_dtype dtype, size_t n)
 /* ---- packing ---- */
 
 /* VN x VN weights of a matrix stored [n][d], turned: lane i of r[q] is weight k + q of the feature at rows[i]. Its many rows are more
- * streams than a processor follows by itself, so each line is asked for two lines ahead; into L2, since rows a multiple of 4 KB apart
+ * streams than a processor follows by itself, so each line is asked for four lines ahead; into L2, since rows a multiple of 4 KB apart
  * share one set of L1. */
 INLINE void load_square(V r[VN], const unsigned char *const rows[VN], size_t k, sae_dtype t)
 {
@@ -142,7 +142,7 @@ INLINE void load_square(V r[VN], const unsigned char *const rows[VN], size_t k, 
     UNROLL
     for (int i = 0; i < VN; i++) {
         if (new_line)
-            __builtin_prefetch(rows[i] + k * size_of(t) + 128, 0, 2);
+            __builtin_prefetch(rows[i] + k * size_of(t) + 256, 0, 2);
         if (t != SAE_F32)
             r[i] = load_any(rows[i] + k * size_of(t), t);
     }
@@ -750,9 +750,10 @@ static void combine(float *out, const float *init, const saei_matrix *m, const i
 
 /* ---- screening ---- */
 
-static void int8_columns(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16)
+static void int8_columns(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
+                         bool fetch)
 {
-    int8_product(c, ldc, columns, n_columns, x, planes, d16);
+    int8_product(c, ldc, columns, n_columns, x, planes, d16, fetch);
 }
 
 static void int8_pairs(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16)
