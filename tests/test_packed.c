@@ -111,7 +111,7 @@ static void come_back(sae_model *m, sae_dtype dtype, const float *x)
     ACCEPTED(sae_model_open(&back, env, path, &opt, &err));
     const sae_memory memory = memory_of(back);
     ck_assert_uint_eq(memory.prepared & SAE_PREPARE_SCREEN, SAE_PREPARE_SCREEN);
-    ck_assert_int_eq(memory.screen_stored_bytes, 3 * 48 * 40 + 4 * 4 * N);
+    ck_assert_uint_eq((size_t)memory.screen_stored_bytes, saei_screen_weights(back) + 4 * N * sizeof(float));
     ck_assert_int_ge(memory.screen_bytes, memory.screen_stored_bytes);
     ck_same_codes(back, back, x);
     if (!dtype || dtype == SAE_F32)
@@ -173,10 +173,10 @@ START_TEST(the_sections_may_be_skipped)
     for (uint32_t i = 0; i < n + 6; i++) {
         const saei_sae_section *s = &image_sections(&with)[i], *of = &image_sections(&without)[i];
         ck_assert_uint_eq(s->flags, i < n ? SAEI_SAE_REQUIRED : 0);
-        ck_assert_uint_eq(s->offset % (s->id == SAEI_SAE_SCREEN_PANELS ? 4096 : 64), 0);
+        ck_assert_uint_eq(s->offset % (s->id == SAEI_SAE_SCREEN_WEIGHTS ? 4096 : 64), 0);
         ck_assert_msg(i >= n || (s->id == of->id && s->digest == of->digest && s->bytes == of->bytes), "section %u", (unsigned)i);
         if (i >= n)
-            ck_assert_uint_eq(s->id, SAEI_SAE_SCREEN_PANELS + i - n);
+            ck_assert_uint_eq(s->id, SAEI_SAE_SCREEN_WEIGHTS + i - n);
     }
     free(with.bytes);
     free(without.bytes);
@@ -233,11 +233,13 @@ START_TEST(sizes_that_cannot_be_are_refused)
         uint32_t id, dtype;
         uint64_t rows, columns;
         const char *words;
-    } all[] = {
-        {SAEI_SAE_SCREEN_PANELS, SAEI_SAE_BYTES, 2, 1920, "other sizes"}, {SAEI_SAE_SCREEN_PANELS, SAEI_SAE_BYTES, 1920, 3, "other sizes"},
-        {SAEI_SAE_SCREEN_PANELS, SAEI_SAE_BYTES, 5760, 1, "other sizes"}, {SAEI_SAE_SCREEN_PANELS, SAE_F16, 3, 960, "other sizes"},
-        {SAEI_SAE_SCREEN_NORM, SAE_F32, 130, 1, "other sizes"},           {SAEI_SAE_SCREEN_TOP, SAEI_SAE_I32, 131, 1, "other sizes"},
-        {SAEI_SAE_SCREEN_SCALE, SAE_F16, 131, 2, "other sizes"},          {SAEI_SAE_SCREEN_ERROR, SAEI_SAE_BYTES, 524, 1, "other sizes"}};
+    } all[] = {{SAEI_SAE_SCREEN_WEIGHTS, SAEI_SAE_BYTES, 64, 1, "screen.weights has 64 bytes, W_enc makes"},
+               {SAEI_SAE_SCREEN_WEIGHTS, SAEI_SAE_BYTES, 96, 2, "screen.weights has"},
+               {SAEI_SAE_SCREEN_WEIGHTS, SAEI_SAE_I32, 48, 1, "screen.weights has"},
+               {SAEI_SAE_SCREEN_NORM, SAE_F32, 130, 1, "other sizes"},
+               {SAEI_SAE_SCREEN_TOP, SAEI_SAE_I32, 131, 1, "other sizes"},
+               {SAEI_SAE_SCREEN_SCALE, SAE_F16, 131, 2, "other sizes"},
+               {SAEI_SAE_SCREEN_ERROR, SAEI_SAE_BYTES, 524, 1, "other sizes"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         image f = screened_file();
         saei_sae_section *s = image_section(&f, all[i].id);
@@ -249,7 +251,7 @@ START_TEST(sizes_that_cannot_be_are_refused)
         image_sign(&f);
         refused(&f, all[i].words);
     }
-    for (uint32_t id = SAEI_SAE_SCREEN_PANELS; id < SAEI_SAE_SCREEN; id++) { /* one is absent */
+    for (uint32_t id = SAEI_SAE_SCREEN_WEIGHTS; id < SAEI_SAE_SCREEN; id++) { /* one is absent */
         image f = screened_file();
         saei_sae_section *s = image_section(&f, id);
         s->index = 1;
@@ -268,7 +270,7 @@ START_TEST(the_screen_of_other_weights_is_refused)
     image f = screened_file();
     ((saei_sae_screen *)image_data(&f, SAEI_SAE_SCREEN))->of[3] ^= 1;
     refused(&f, "belongs to other weights");
-    const uint32_t ids[] = {SAEI_SAE_MATRIX, SAEI_SAE_B_ENC, SAEI_SAE_B_DEC, SAEI_SAE_SCREEN_PANELS, SAEI_SAE_SCREEN_TOP};
+    const uint32_t ids[] = {SAEI_SAE_MATRIX, SAEI_SAE_B_ENC, SAEI_SAE_B_DEC, SAEI_SAE_SCREEN_WEIGHTS, SAEI_SAE_SCREEN_TOP};
     for (size_t i = 0; i < LENGTH(ids); i++) {
         f = screened_file();
         ((float *)image_data(&f, ids[i]))[1] *= 0.5f;
@@ -283,7 +285,7 @@ START_TEST(a_forged_screen_is_found_by_the_check)
     static const struct {
         uint32_t id;
         const char *words;
-    } all[] = {{SAEI_SAE_SCREEN_PANELS, "screen.panels in the file is not what W_enc gives, first for feature 9"},
+    } all[] = {{SAEI_SAE_SCREEN_WEIGHTS, "screen.weights in the file is not what W_enc gives, first for feature "},
                {SAEI_SAE_SCREEN_SCALE, "screen.scale in the file is not what W_enc gives, first for feature 9"},
                {SAEI_SAE_SCREEN_ERROR, "screen.error|feature 9"},
                {SAEI_SAE_SCREEN_NORM, "screen.norm|feature 9"},
@@ -293,7 +295,7 @@ START_TEST(a_forged_screen_is_found_by_the_check)
         image f = screened_file();
         sae_model *m;
         if (i == 0)
-            ((uint8_t *)image_data(&f, all[i].id))[9 * 4 + 3 * 192 + 1] ^= 1;
+            ((uint8_t *)image_data(&f, all[i].id))[37] ^= 1;
         else
             ((float *)image_data(&f, all[i].id))[9] *= 1.0001f;
         image_sign(&f);

@@ -65,11 +65,11 @@ typedef struct saei_attention {
     saei_linear k_ctx, q_target, v_ctx, c_proj;
 } saei_attention;
 
-/* The screen of W_enc as a .sae file holds it (model/screen.h). Sizes and signs are known to be right, nothing else is. */
+/* The screen of W_enc as a .sae file holds it (model/screen.h). That the vectors have these sizes, and values that can be, is known, and no more. */
 typedef struct saei_packed_screen {
-    const uint8_t *panels;                   /* NULL = there is none */
+    const uint8_t *weights;                  /* NULL = there is none */
     const float *scale, *error, *norm, *top; /* [d_sae] */
-    size_t bytes;                            /* of all of it */
+    size_t n_weights;                        /* bytes */
     bool centred;                            /* on b_dec */
 } saei_packed_screen;
 

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "io/formats.h"
-#include "simd/kernels.h"
 
 #define DAMAGED "%s: %s: the file is damaged, get a good copy"
 
@@ -352,7 +351,7 @@ static sae_status take_bounds(const float **out, saei_source *s, const char *nam
     if (status)
         return status;
     if (a->element != SAEI_F32 || a->n_dims != 1 || a->shape[0] != (int64_t)n)
-        return contradicts(s, "the screen has other sizes than W_enc");
+        return contradicts(s, "the screen has other sizes than its weights");
     const float *v = (const float *)(const void *)a->data;
     for (size_t i = 0; i < n; i++)
         if (!(v[i] >= least && v[i] <= most))
@@ -362,24 +361,10 @@ static sae_status take_bounds(const float **out, saei_source *s, const char *nam
     return SAE_OK;
 }
 
-static sae_status take_panels(saei_packed_screen *to, saei_source *s)
-{
-    const saei_array *a;
-    const int64_t d4 = ((int64_t)s->parts->d_in + 3) / 4, panels = ((int64_t)s->parts->d_sae + SAEI_PANEL - 1) / SAEI_PANEL;
-    const sae_status status = saei_take_array(&a, s, "screen.panels");
-    if (status)
-        return status;
-    if (a->element != SAEI_U8 || a->n_dims != 2 || a->shape[0] != panels || a->shape[1] != d4 * SAEI_PANEL * 4)
-        return contradicts(s, "the screen has other sizes than W_enc");
-    to->panels = a->data;
-    to->bytes = a->bytes + 4 * (size_t)s->parts->d_sae * sizeof(float);
-    return SAE_OK;
-}
-
 /* Everything stays where it is. Later kinds are passed over. */
 static sae_status read_screen(saei_source *s)
 {
-    const saei_array *a = saei_store_find(&s->store, "screen");
+    const saei_array *a = saei_store_find(&s->store, "screen"), *weights;
     saei_packed_screen to = {0};
     saei_sae_screen screen;
     sae_status status;
@@ -391,11 +376,13 @@ static sae_status read_screen(saei_source *s)
     if (screen.centred > 1)
         return contradicts(s, "the screen has flags that this version does not know");
     to.centred = screen.centred;
-    if ((status = take_panels(&to, s)) || (status = take_bounds(&to.scale, s, "screen.scale", 0.0f, FLT_MAX)) ||
+    if ((status = saei_take_array(&weights, s, "screen.weights")) || (status = take_bounds(&to.scale, s, "screen.scale", 0.0f, FLT_MAX)) ||
         (status = take_bounds(&to.error, s, "screen.error", 0.0f, INFINITY)) ||
         (status = take_bounds(&to.norm, s, "screen.norm", 0.0f, INFINITY)) ||
         (status = take_bounds(&to.top, s, "screen.top", -FLT_MAX, INFINITY)))
         return status;
+    to.weights = weights->data;
+    to.n_weights = weights->element == SAEI_U8 && weights->n_dims == 1 ? weights->bytes : 0;
     s->parts->screen = to;
     return SAE_OK;
 }

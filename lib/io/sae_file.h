@@ -65,8 +65,8 @@ enum {
     SAEI_SAE_BIAS = 48,   /* of attention, by index */
     SAEI_SAE_MATRIX = 64, /* by index; row i belongs to feature or output i */
     /* A packed form, which readers may skip: the screen of the only encoder */
-    SAEI_SAE_SCREEN_PANELS, /* bytes [ceil(d_sae / 48)][ceil(d_in / 4) * 192] */
-    SAEI_SAE_SCREEN_SCALE,  /* f32 [d_sae], as the next three */
+    SAEI_SAE_SCREEN_WEIGHTS, /* bytes, as model/screen.c lays them out */
+    SAEI_SAE_SCREEN_SCALE,   /* f32 [d_sae], as the next three */
     SAEI_SAE_SCREEN_ERROR,
     SAEI_SAE_SCREEN_NORM,
     SAEI_SAE_SCREEN_TOP,
@@ -118,7 +118,7 @@ void saei_sae_screen_digest(uint8_t out[16], const saei_sae_section *sections, u
 bool saei_is_sae(const saei_file *file);
 
 /* Adds the sections of a .sae file to the store, as tensors with the names of docs/save.md ("b_enc", "matrix.0"). Checks head, directory and
- * the bytes of all sections but matrices and panels; those too when `whole`. Errors: SAE_E_FORMAT, SAE_E_UNSUPPORTED (a newer version), SAE_E_NOMEM. */
+ * the bytes of all sections but matrices and the weights of a screen; those too when `whole`. Errors: SAE_E_FORMAT, SAE_E_UNSUPPORTED (a newer version), SAE_E_NOMEM. */
 sae_status saei_read_sae_sections(saei_store *store, const saei_host *host, const saei_file *file, int32_t file_index, const char *name,
                                   bool whole, sae_error *err);
 

@@ -45,7 +45,7 @@ static const struct {
              {SAEI_SAE_KEY_SCALE, "key_scale", false},
              {SAEI_SAE_BIAS, "bias", true},
              {SAEI_SAE_MATRIX, "matrix", true},
-             {SAEI_SAE_SCREEN_PANELS, "screen.panels", false},
+             {SAEI_SAE_SCREEN_WEIGHTS, "screen.weights", false},
              {SAEI_SAE_SCREEN_SCALE, "screen.scale", false},
              {SAEI_SAE_SCREEN_ERROR, "screen.error", false},
              {SAEI_SAE_SCREEN_NORM, "screen.norm", false},
@@ -160,7 +160,7 @@ static bool adds_up(const saei_sae_section *s)
 /* Is it read only when it is used? */
 static bool stays(const saei_sae_section *s)
 {
-    return s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_PANELS;
+    return s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_WEIGHTS;
 }
 
 static sae_status check_digest(const saei_sae_section *s, const char *section, const reader *r)

@@ -20,14 +20,29 @@ static const float *centre_of(const sae_model *model)
     return !model->b_in && p->d_in == p->d_out ? p->b_dec : NULL;
 }
 
-static size_t quarter(const sae_model *model)
+/* ---- where a weight lies: all that knows of it. BYTES weights of a feature, then those of the next one of its block ---- */
+
+enum { BLOCK = SAEI_PANEL, BYTES = 4, STEP = BLOCK * BYTES };
+
+/* Steps of a feature. */
+static size_t steps(const sae_model *model)
 {
-    return ((size_t)model->parts.d_in + 3) / 4;
+    return ((size_t)model->parts.d_in + BYTES - 1) / BYTES;
 }
 
-size_t saei_screen_panels_bytes(const sae_model *model)
+static uint32_t blocks(const sae_model *model)
 {
-    return ((size_t)model->parts.d_sae + SAEI_PANEL - 1) / SAEI_PANEL * quarter(model) * SAEI_PANEL * 4;
+    return ((uint32_t)model->parts.d_sae + BLOCK - 1) / BLOCK;
+}
+
+static size_t byte_of(const sae_model *model, size_t feature)
+{
+    return feature / BLOCK * steps(model) * STEP + feature % BLOCK * BYTES;
+}
+
+size_t saei_screen_weights(const sae_model *model)
+{
+    return blocks(model) * steps(model) * STEP;
 }
 
 /* Where a screen is made. */
@@ -41,7 +56,7 @@ static size_t layout(making *m, const sae_model *model, unsigned char *block)
     const size_t n = (size_t)model->parts.d_sae;
     size_t total = 0;
     saei_reserve(&total, 1, sizeof(saei_screen));
-    const size_t panels = saei_reserve(&total, saei_screen_panels_bytes(model), 1);
+    const size_t panels = saei_reserve(&total, saei_screen_weights(model), 1);
     const size_t scale = saei_reserve(&total, n, sizeof(float)), error = saei_reserve(&total, n, sizeof(float));
     const size_t norm = saei_reserve(&total, n, sizeof(float)), top = saei_reserve(&total, n, sizeof(float));
     if (block)
@@ -102,18 +117,18 @@ static sums add_up(const float *w, const float *centre, size_t d)
 /* Adding this and taking it away again rounds a small double to an integer, ties to even. */
 #define ROUNDER 0x1.8p52
 
-/* Four bytes of a feature at `to`, the next four `step` bytes on. */
+/* BYTES weights of a feature at `to`, the next ones `step` bytes on. */
 static void quantise(uint8_t *to, size_t step, const float *w, size_t d, float scale, sums *s)
 {
     const double inverse = scale > 0.0f ? 1.0 / (double)scale : 0.0;
-    for (size_t k = 0; k < (d + 3) / 4 * 4; k++) {
+    for (size_t k = 0; k < (d + BYTES - 1) / BYTES * BYTES; k++) {
         const double v = k < d ? (double)w[k] : 0.0;
         double q = (v * inverse + ROUNDER) - ROUNDER;
         q = q > 127.0 ? 127.0 : q < -127.0 ? -127.0 : q;
         const double kept = (double)scale * q;
         s->lost_square += (v - kept) * (v - kept);
         s->kept_square += kept * kept;
-        to[k / 4 * step + k % 4] = (uint8_t)((int)q + 128);
+        to[k / BYTES * step + k % BYTES] = (uint8_t)((int)q + 128);
     }
 }
 
@@ -176,21 +191,16 @@ static void read_row(const build_job *j, float *row, float *spare, size_t featur
     }
 }
 
-static size_t byte_of(const sae_model *model, size_t feature)
-{
-    return (feature / SAEI_PANEL * quarter(model) * SAEI_PANEL + feature % SAEI_PANEL) * 4;
-}
-
 static void build_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const build_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * SAEI_PANEL;
+    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
     float *row = j->scratch + worker * j->per_scratch;
-    memset(j->to.panels + byte_of(j->model, first), 128, quarter(j->model) * SAEI_PANEL * 4);
-    for (size_t f = first; f < n && f < first + SAEI_PANEL; f++) {
+    memset(j->to.panels + byte_of(j->model, first), 128, steps(j->model) * STEP);
+    for (size_t f = first; f < n && f < first + BLOCK; f++) {
         read_row(j, row, row + j->per_scratch / 2, f);
-        const bounds b = build_feature(j, f, row, j->to.panels + byte_of(j->model, f), (size_t)SAEI_PANEL * 4);
+        const bounds b = build_feature(j, f, row, j->to.panels + byte_of(j->model, f), STEP);
         j->to.scale[f] = b.scale;
         j->to.error[f] = b.error;
         j->to.norm[f] = b.norm;
@@ -199,11 +209,11 @@ static void build_task(void *job, uint32_t i, uint32_t worker)
     saei_fp_leave(mode);
 }
 
-/* Runs a task for each panel. */
-static sae_status run_panels(build_job *j, sae_task task, sae_error *err)
+/* Runs a task for each block. */
+static sae_status run_blocks(build_job *j, sae_task task, sae_error *err)
 {
     const saei_host *host = &j->model->env->host;
-    const size_t half = (size_t)j->model->parts.d_in + 4;
+    const size_t half = (size_t)j->model->parts.d_in + BYTES;
     size_t bytes = 0;
     j->rows = saei_model_enc_rows(j->model, 0);
     j->centre = centre_of(j->model);
@@ -212,8 +222,7 @@ static sae_status run_panels(build_job *j, sae_task task, sae_error *err)
     j->scratch = saei_alloc(host, bytes);
     if (!j->scratch)
         return saei_fail(err, SAE_E_NOMEM, "no memory to look at the rows of W_enc (%zu bytes)", bytes);
-    const uint32_t n_panels = (uint32_t)(((size_t)j->model->parts.d_sae + SAEI_PANEL - 1) / SAEI_PANEL);
-    const sae_status status = saei_run(host, j, task, n_panels);
+    const sae_status status = saei_run(host, j, task, blocks(j->model));
     saei_dealloc(host, j->scratch, bytes);
     return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the screen of W_enc was made") : SAE_OK;
 }
@@ -228,7 +237,7 @@ sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtyp
         return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", bytes);
     build_job job = {.model = model, .dtype = dtype};
     layout(&job.to, model, block);
-    const sae_status status = run_panels(&job, build_task, err);
+    const sae_status status = run_blocks(&job, build_task, err);
     if (status) {
         saei_dealloc(host, block, bytes);
         return status;
@@ -237,7 +246,7 @@ sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtyp
     saei_screen *screen = (saei_screen *)(void *)block;
     *screen = (saei_screen){.bytes = bytes,
                             .panels = m->panels,
-                            .d4 = quarter(model),
+                            .d4 = steps(model),
                             .bound = {m->scale, m->error, m->norm, m->top, model->act.threshold},
                             .centre = centre_of(model)};
     *out = screen;
@@ -250,22 +259,25 @@ sae_status saei_screen_attach(sae_model *model, sae_error *err)
 {
     const saei_packed_screen *p = &model->parts.screen;
     const float *centre = centre_of(model);
-    if (!p->panels || !can_screen(model) || p->centred != (centre != NULL))
+    if (!p->weights || !can_screen(model) || p->centred != (centre != NULL))
         return SAE_OK;
+    if (p->n_weights != saei_screen_weights(model))
+        return saei_fail(err, SAE_E_FORMAT, "screen.weights has %zu bytes, W_enc makes %zu: the file is damaged, get a good copy",
+                         p->n_weights, saei_screen_weights(model));
     saei_screen *screen = saei_alloc(&model->env->host, sizeof *screen);
     if (!screen)
         return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", sizeof *screen);
     *screen = (saei_screen){.bytes = sizeof *screen,
                             .stored = true,
-                            .panels = p->panels,
-                            .d4 = quarter(model),
+                            .panels = p->weights,
+                            .d4 = steps(model),
                             .bound = {p->scale, p->error, p->norm, p->top, model->act.threshold},
                             .centre = centre};
     atomic_store_explicit(&model->screen, screen, memory_order_release);
     return SAE_OK;
 }
 
-static const char *const sections[] = {"panels", "scale", "error", "norm", "top"};
+static const char *const sections[] = {"weights", "scale", "error", "norm", "top"};
 enum { N_SECTIONS = sizeof sections / sizeof *sections };
 
 /* The first section that is wrong about a feature; N_SECTIONS = none. */
@@ -275,9 +287,9 @@ static size_t wrong_about(const build_job *j, float *row, size_t feature)
     const uint8_t *stored = j->stored->panels + byte_of(j->model, feature);
     uint8_t *bytes = (uint8_t *)(row + j->per_scratch / 2);
     read_row(j, row, NULL, feature);
-    const bounds b = build_feature(j, feature, row, bytes, 4);
-    for (size_t k = 0; k < quarter(j->model); k++)
-        if (memcmp(stored + k * SAEI_PANEL * 4, bytes + k * 4, 4) != 0)
+    const bounds b = build_feature(j, feature, row, bytes, BYTES);
+    for (size_t k = 0; k < steps(j->model); k++)
+        if (memcmp(stored + k * STEP, bytes + k * BYTES, BYTES) != 0)
             return 0;
     const float want[] = {b.scale, b.error, b.norm, b.top};
     const float is[] = {have->scale[feature], have->error[feature], have->norm[feature], have->top[feature]};
@@ -291,9 +303,9 @@ static void prove_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     build_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * SAEI_PANEL;
+    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
     float *row = j->scratch + worker * j->per_scratch;
-    for (size_t f = first; f < n && f < first + SAEI_PANEL; f++) {
+    for (size_t f = first; f < n && f < first + BLOCK; f++) {
         const size_t section = wrong_about(j, row, f), wrong = f * N_SECTIONS + section;
         size_t seen = atomic_load(&j->first_wrong);
         while (section < N_SECTIONS && wrong < seen && !atomic_compare_exchange_weak(&j->first_wrong, &seen, wrong))
@@ -308,7 +320,7 @@ sae_status saei_screen_prove(const sae_model *model, sae_error *err)
     if (!screen || !screen->stored)
         return SAE_OK;
     build_job job = {.model = model, .stored = screen, .first_wrong = SIZE_MAX};
-    const sae_status status = run_panels(&job, prove_task, err);
+    const sae_status status = run_blocks(&job, prove_task, err);
     const size_t wrong = atomic_load(&job.first_wrong);
     if (status || wrong == SIZE_MAX)
         return status;

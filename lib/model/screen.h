@@ -22,9 +22,9 @@ typedef struct saei_screen {
     const float *centre;   /* [d_in]; NULL = 0 */
 } saei_screen;
 
-/* Bytes of the screen of this model, 0 when it cannot be screened; of its panels. */
+/* Bytes of the screen of this model, 0 when it cannot be screened; of its weights. */
 size_t saei_screen_bytes(const sae_model *model);
-size_t saei_screen_panels_bytes(const sae_model *model);
+size_t saei_screen_weights(const sae_model *model);
 
 /* Builds it. Weights are rounded to `dtype` first, as in a file of that type; 0: they are taken as they are. Every build of one SAE gives the same
  * bytes: files hold them. */

@@ -269,11 +269,10 @@ static void add_screen(writer *w)
     const saei_screen *screen = w->screen;
     if (!screen)
         return;
-    const uint64_t panels = ((uint64_t)w->save->parts->d_sae + SAEI_PANEL - 1) / SAEI_PANEL;
     const float *const vectors[] = {screen->bound.scale, screen->bound.error, screen->bound.norm, screen->bound.top};
     saei_sae_screen *of = saei_save_alloc(w->save, sizeof *of);
     const uint32_t first = w->n;
-    add_bytes(w, SAEI_SAE_SCREEN_PANELS, screen->panels, saei_screen_panels_bytes(w->save->model));
+    add_bytes(w, SAEI_SAE_SCREEN_WEIGHTS, screen->panels, saei_screen_weights(w->save->model));
     for (uint32_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         add_vector(w, SAEI_SAE_SCREEN_SCALE + i, 0, vectors[i], w->save->parts->d_sae);
     if (!of)
@@ -283,10 +282,6 @@ static void add_screen(writer *w)
     add_bytes(w, SAEI_SAE_SCREEN, of, sizeof *of);
     for (uint32_t i = first; i < w->n; i++)
         w->pieces[i].section.flags = 0;
-    if (w->status)
-        return;
-    w->pieces[first].section.shape[0] = panels;
-    w->pieces[first].section.shape[1] = w->pieces[first].section.bytes / panels;
 }
 
 /* What the screen belongs to: the sections before it, which are written by now. */
@@ -331,7 +326,7 @@ static size_t place(writer *w)
     size_t at = sizeof(saei_sae_head) + w->n * sizeof(saei_sae_section);
     for (uint32_t i = 0; i < w->n; i++) {
         saei_sae_section *s = &w->pieces[i].section;
-        at = align(at, s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_PANELS ? SAEI_SAE_PAGE : SAEI_SAE_ALIGN);
+        at = align(at, s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_WEIGHTS ? SAEI_SAE_PAGE : SAEI_SAE_ALIGN);
         s->offset = at;
         at += (size_t)s->bytes;
     }

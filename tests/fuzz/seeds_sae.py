@@ -14,7 +14,7 @@ D, N = 3, 6
 BYTES, I32, F32, F16, BF16 = 17, 16, 1, 2, 3
 NUMBERS, TEXTS, BLOCKS, SEGMENTS, SKIPS, ATTENTION = range(1, 7)
 B_ENC, B_DEC, THRESHOLD, B_GATE, B_MAG, R_MAG, DEC_SCALE, IN_SHIFT, IN_SCALE, OUT_SHIFT, OUT_SCALE = range(16, 27)
-BIAS, MATRIX, SCREEN_PANELS, SCREEN = 48, 64, 65, 70
+BIAS, MATRIX, SCREEN_WEIGHTS, SCREEN = 48, 64, 65, 70
 REPAIR, NO_CHECK = 1, 2
 
 
@@ -98,9 +98,9 @@ def cross_layer() -> list[Section]:
 
 def screen() -> list[Section]:
     """Of no weights in particular: it opens where nobody looks."""
-    bounds = [Section(SCREEN_PANELS + 1 + i, 0, F32, N, 1, struct.pack(f"<{N}f", *[0.5] * N)) for i in range(4)]
+    bounds = [Section(SCREEN_WEIGHTS + 1 + i, 0, F32, N, 1, struct.pack(f"<{N}f", *[0.5] * N)) for i in range(4)]
     head = Section(SCREEN, 0, BYTES, 64, 1, struct.pack("<2I", 1, 1) + bytes(56))
-    return [Section(SCREEN_PANELS, 0, BYTES, 1, 192, bytes((i * 37) % 255 + 1 for i in range(192))), *bounds, head]
+    return [Section(SCREEN_WEIGHTS, 0, BYTES, 192, 1, bytes((i * 37) % 255 + 1 for i in range(192))), *bounds, head]
 
 
 def main(folder: Path) -> None:
