@@ -124,7 +124,7 @@ static void quantise(uint8_t *to, size_t step, const float *w, size_t d, float s
     for (size_t k = 0; k < (d + BYTES - 1) / BYTES * BYTES; k++) {
         const double v = k < d ? (double)w[k] : 0.0;
         double q = (v * inverse + ROUNDER) - ROUNDER;
-        q = q > 127.0 ? 127.0 : q < -127.0 ? -127.0 : q;
+        q = q > 127.0 ? 127.0 : q >= -127.0 ? q : -127.0; /* a NaN too, of a model that nobody checked */
         const double kept = (double)scale * q;
         s->lost_square += (v - kept) * (v - kept);
         s->kept_square += kept * kept;
