@@ -355,6 +355,28 @@ START_TEST(options_that_the_screen_does_not_fit)
 }
 END_TEST
 
+/* Nobody looks at the weights: features with a NaN or an Inf are candidates always, and screened codes the dense ones still. */
+START_TEST(weights_that_are_not_finite)
+{
+    planted p;
+    sae_model *m = sparse_model(&p, (sae_weights){.arch = SAE_STANDARD, .flags = SAE_W_ENC_BY_ROWS}, 3);
+    float *x = planted_rows(&p, ROWS, 5);
+    const sae_save_options unchecked = {.struct_size = sizeof unchecked, .screen = SAE_YES, .check = SAE_NO, .overwrite = SAE_YES};
+    const sae_open_options skip = {.struct_size = sizeof skip, .check = SAE_NO};
+    sae_model_free(m);
+    for (int i = 0; i < 3; i++)
+        memcpy((unsigned char *)(uintptr_t)p.weights.w_enc + 4 * (size_t)(i * 11 * D + i), (float[]){i ? INFINITY : NAN}, 4);
+    m = planted_model(&p, env);
+    ACCEPTED(sae_model_save(m, path, &unchecked, &err));
+    sae_model_free(m);
+    ACCEPTED(sae_model_open(&m, env, path, &skip, &err));
+    ck_same_codes(m, m, x);
+    sae_model_free(m);
+    free(x);
+    planted_free(&p);
+}
+END_TEST
+
 /* ---- calls ---- */
 
 START_TEST(wrong_wishes_are_refused)
@@ -570,6 +592,7 @@ int main(void)
     tcase_add_test(t, a_forged_screen_is_found_by_the_check);
     tcase_add_test(t, other_kinds_are_passed_over);
     tcase_add_test(t, options_that_the_screen_does_not_fit);
+    tcase_add_test(t, weights_that_are_not_finite);
     tcase_add_test(t, wrong_wishes_are_refused);
     tcase_add_test(t, without_memory_nothing_is_left);
     tcase_add_test(t, nothing_is_read_or_built);
