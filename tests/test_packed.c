@@ -557,6 +557,8 @@ START_TEST(two_processes_share_the_pages)
         if (!children[i])
             share(ready[1], go[0], out[1], over[0]);
     }
+    close(ready[1]); /* so that a child that ended is an end of file */
+    close(out[1]);
     ck_assert(read(ready[0], c, 1) == 1 && read(ready[0], c, 1) == 1 && write(go[1], c, 2) == 2);
     for (int i = 0; i < 2; i++)
         ck_assert_int_eq(read(out[0], of[i], sizeof of[i]), sizeof of[i]);
@@ -569,11 +571,11 @@ START_TEST(two_processes_share_the_pages)
         ck_assert_msg(of[i][0] >= panels && of[i][1] <= of[i][0] * 5 / 8, "%ld KiB resident, %ld KiB its share", of[i][0], of[i][1]);
     }
     for (int i = 0; i < 2; i++) {
-        close(ready[i]);
         close(go[i]);
-        close(out[i]);
         close(over[i]);
     }
+    close(ready[0]);
+    close(out[0]);
 }
 END_TEST
 
