@@ -75,9 +75,9 @@ all: $(B)/libsae.a $(B)/$(SONAME) $(B)/sae ## build the library and the tool
 on_x86 = $(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),$(1))
 %.o: EXTRA = $(if $(findstring /lib/features/,$@),$(call ON_SQLITE,-DSAEI_SQLITE $(call pkg,--cflags,sqlite3)))$(if \
     $(findstring /lib/io/,$@),$(call pkg,--cflags,$(IO_PKGS)))
-%/lib/simd/kernels_avx2.o:   EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
+%/lib/simd/kernels_avx2.o %/lib/simd/kernels_avx2_vnni.o: EXTRA = $(call on_x86,-mavx2 -mfma -mf16c)
 %/lib/simd/kernels_avx512.o %/lib/simd/kernels_avx512_vnni.o: EXTRA = $(call on_x86,-mavx512f -mavx512bw -mavx512dq -mavx512vl \
-    -mfma -mf16c $(if $(findstring vnni,$@),-mavx512vnni))
+    -mfma -mf16c)
 
 $(B)/lib/%.o: lib/%.c | $(DEPS)
 	@mkdir -p $(@D)

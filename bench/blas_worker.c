@@ -209,6 +209,6 @@ int main(int argc, char **argv)
     const bool good = blis        ? start_blis(argv[2])
                       : argc == 4 ? start_openblas(argv[1], argv[2], argv[3])
                                   : bench_no("usage: see the source");
-    const bench_ops ops = {hello, set_threads, open_folder, setup, NULL, run, NULL};
+    const bench_ops ops = {hello, set_threads, open_folder, setup, NULL, run, NULL, NULL};
     return good ? bench_serve(&ops) : bench_refuse();
 }

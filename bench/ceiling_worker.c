@@ -1,12 +1,20 @@
-/* The machine's ceilings: how fast it reads memory and how many fused multiply-adds it does, so that times can be given as
- * fractions of what is possible in the same minute. Cases: `read mib=N` (count = bytes) and `fma` (count = floating-point
- * operations, two for each FMA). Compiled with -ffp-contract=fast: here, and only here, a * b + c shall become one FMA. */
+/* The machine's ceilings: how fast it reads memory, how many fused multiply-adds and how many products of bytes it does, so that times
+ * can be given as fractions of what is possible in the same minute. Cases: `read mib=N` (count = bytes), `fma` and `dot8` (count = operations,
+ * two for each product that is added up). Compiled with -ffp-contract=fast: here, and only here, a * b + c shall become one FMA. */
 #include "worker.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
+#endif
 
 enum { MAX_THREADS = 256, LINE = 64, FMA_STEPS = 200000 };
 
@@ -85,6 +93,70 @@ READERS(neon, , 16)
 READERS(portable, , 16)
 #endif
 
+/* Twelve independent chains of products of bytes, added up in 32 bits. STEP(a) adds those of x and w to a. */
+#define DOTS(name, attribute, vec, STEP)                                                                   \
+    attribute static void name(const unsigned char *p, size_t bytes, uint64_t *sink)                       \
+    {                                                                                                      \
+        vec x, w, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11;                                        \
+        memcpy(&x, p, sizeof x);                                                                           \
+        w = a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = a8 = a9 = a10 = a11 = x;                               \
+        for (size_t i = 0; i < bytes; i++) {                                                               \
+            STEP(a0), STEP(a1), STEP(a2), STEP(a3), STEP(a4), STEP(a5), STEP(a6), STEP(a7), STEP(a8);      \
+            STEP(a9), STEP(a10), STEP(a11);                                                                \
+            __asm__ volatile("" : REG(a0), REG(a1), REG(a2), REG(a3), REG(a4), REG(a5), REG(a6), REG(a7)); \
+            __asm__ volatile("" : REG(a8), REG(a9), REG(a10), REG(a11), REG(x), REG(w));                   \
+        }                                                                                                  \
+        const vec sum = a0 ^ a1 ^ a2 ^ a3 ^ a4 ^ a5 ^ a6 ^ a7 ^ a8 ^ a9 ^ a10 ^ a11;                       \
+        *sink += (uint64_t)sum[0];                                                                         \
+    }
+
+/* The best way that a processor has to multiply bytes. */
+typedef struct dots {
+    body f; /* NULL: none */
+    size_t bytes;
+    const char *name;
+} dots;
+
+#if defined(__x86_64__)
+#define STEP_VNNI512(a) a = _mm512_dpbusd_epi32(a, x, w)
+#define STEP_VNNI256(a) a = _mm256_dpbusd_avx_epi32(a, x, w)
+#define STEP_AVX2(a) a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+DOTS(dot_avx512_vnni, __attribute__((target("avx512f,avx512vnni"))), __m512i, STEP_VNNI512)
+DOTS(dot_avx_vnni, __attribute__((target("avx2,avxvnni"))), __m256i, STEP_VNNI256)
+DOTS(dot_avx2, __attribute__((target("avx2"))), __m256i, STEP_AVX2)
+
+static bool has_avx_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+static dots choose_dots(void)
+{
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"))
+        return (dots){dot_avx512_vnni, 64, "avx512-vnni"};
+    if (!__builtin_cpu_supports("avx2"))
+        return (dots){NULL, 0, "none"};
+    return has_avx_vnni() ? (dots){dot_avx_vnni, 32, "avx-vnni"} : (dots){dot_avx2, 32, "avx2"};
+}
+#elif defined(__aarch64__)
+#define STEP_SDOT(a) a = vdotq_s32(a, (int8x16_t)x, (int8x16_t)w)
+#define STEP_NEON(a) a = vpadalq_s16(vpadalq_s16(a, vmull_s8(LOW(x), LOW(w))), vmull_high_s8((int8x16_t)x, (int8x16_t)w))
+#define LOW(v) vget_low_s8((int8x16_t)(v))
+DOTS(dot_sdot, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_t, STEP_SDOT)
+DOTS(dot_neon, , int32x4_t, STEP_NEON)
+
+static dots choose_dots(void)
+{
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? (dots){dot_sdot, 16, "neon-dotprod"} : (dots){dot_neon, 16, "neon"};
+}
+#else
+static dots choose_dots(void)
+{
+    return (dots){NULL, 0, "none"};
+}
+#endif
+
 static const table *choose(void)
 {
 #if defined(__x86_64__)
@@ -109,6 +181,7 @@ typedef struct part {
 } part;
 
 static const table *kernels;
+static dots byte_products;
 static unsigned char *memory;
 static size_t memory_bytes;
 static int n_threads = 1, n_runs;
@@ -137,7 +210,7 @@ static void run_all(void)
 
 static void hello(void)
 {
-    printf(" version=- isa=%s", kernels->name);
+    printf(" version=- isa=%s dot8=%s", kernels->name, byte_products.name);
 }
 
 static bool set_threads(int n)
@@ -173,16 +246,26 @@ static bool reads(const bench_case *c)
     return strcmp(c->name, "read") == 0;
 }
 
-/* The parts of a case; returns what one run of all counts: bytes, or floating-point operations. */
-static double share_out(const bench_case *c)
+/* The parts of a case that reads; returns the bytes that one run of all reads. */
+static double share_reading(const bench_case *c)
 {
     const size_t bytes = (size_t)c->mib << 20, each = bytes / (size_t)n_threads / 4096 * 4096, small = (size_t)64 << 20;
-    const int times = reads(c) && bytes < small ? (int)(small / bytes) : 1;
+    const int times = bytes < small ? (int)(small / bytes) : 1;
     /* readers one after the other: the fastest of a turn counts */
-    const body f = reads(c) ? kernels->readers[n_runs % N_READERS] : kernels->fma;
     for (int i = 0; i < n_threads; i++)
-        parts[i] = reads(c) ? (part){f, memory + (size_t)i * each, each, times, 0} : (part){f, memory, FMA_STEPS, times, 0};
-    return reads(c) ? (double)each * n_threads * times : 2.0 * 12 * (double)kernels->lanes * FMA_STEPS * n_threads;
+        parts[i] = (part){kernels->readers[n_runs % N_READERS], memory + (size_t)i * each, each, times, 0};
+    return (double)each * n_threads * times;
+}
+
+/* The parts of a case, returns what one run of all counts: bytes, or operations. */
+static double share_out(const bench_case *c)
+{
+    if (reads(c))
+        return share_reading(c);
+    const bool dot8 = strcmp(c->name, "dot8") == 0;
+    for (int i = 0; i < n_threads; i++)
+        parts[i] = (part){dot8 ? byte_products.f : kernels->fma, memory, FMA_STEPS, 1, 0};
+    return 2.0 * 12 * (double)(dot8 ? byte_products.bytes : kernels->lanes) * FMA_STEPS * n_threads;
 }
 
 static void run(const bench_case *c)
@@ -194,8 +277,11 @@ static void run(const bench_case *c)
 
 static bool setup(const bench_case *c)
 {
-    if (!reads(c) && strcmp(c->name, "fma") != 0)
+    const bool dot8 = strcmp(c->name, "dot8") == 0;
+    if (!reads(c) && !dot8 && strcmp(c->name, "fma") != 0)
         return bench_no("no case %s", c->name);
+    if (dot8 && !byte_products.f)
+        return bench_no("this processor has no instruction for products of bytes that is known here");
     if (reads(c) && c->mib < 1)
         return bench_no("%d MiB cannot be read", c->mib);
     if (!grow(((size_t)c->mib << 20) + 4096))
@@ -208,6 +294,7 @@ static bool setup(const bench_case *c)
 int main(void)
 {
     kernels = choose();
-    static const bench_ops ops = {hello, set_threads, open_folder, setup, NULL, run, NULL};
+    byte_products = choose_dots();
+    static const bench_ops ops = {hello, set_threads, open_folder, setup, NULL, run, NULL, NULL};
     return bench_serve(&ops);
 }

@@ -32,11 +32,17 @@ class Refused(Exception):
 class Lane:
     impl: str  # as in bench.json, "@forced" included
     argv: tuple[str, ...]
-    prepared: str | None = None  # libsae only: "panels" or "none"
+    prepared: str | None = None  # libsae only: "screen", "always", "panels" or "none", see worker.h
     env: tuple[tuple[str, str], ...] = ()
     fp32: bool = True  # exact enough to be measured against
     cases: tuple[str, ...] = cases.NAMES
     layouts: tuple[str, ...] = ("file", "rows")  # of the weights in the raw product
+    variants: tuple[str, ...] = ()  # of encode that it has besides JumpReLU
+
+    def has(self, case: str, group: cases.Group) -> bool:
+        family = self.impl.split("@")[0]
+        variant = group.variant if case == "encode" else ""
+        return case in self.cases and (not group.lanes or family in group.lanes) and (not variant or variant in self.variants)
 
 
 @dataclass
@@ -148,12 +154,16 @@ def bundled_openblas() -> Path | None:
 
 def libsae_lanes(worker: Path, isa: str | None) -> list[Lane]:
     all_but_gemm = tuple(c for c in cases.NAMES if c != "gemm")
+    auto, avx2 = (str(worker), "auto"), (str(worker), "avx2")
     lanes = [
-        Lane("libsae", (str(worker), "auto"), prepared="panels", cases=all_but_gemm, layouts=("file",)),
-        Lane("libsae", (str(worker), "auto"), prepared="none", cases=("encode",)),
+        Lane("libsae", auto, prepared="screen", cases=all_but_gemm, layouts=("file",), variants=cases.VARIANTS),
+        Lane("libsae-dense", auto, prepared="panels", cases=("encode", "real"), variants=cases.VARIANTS),
+        Lane("libsae-dense", auto, prepared="none", cases=("encode",)),
+        Lane("libsae-always", auto, prepared="always", cases=("real",)),
     ]
     if isa == "avx512":
-        lanes.append(Lane("libsae@forced", (str(worker), "avx2"), prepared="panels", cases=("encode",)))
+        lanes.append(Lane("libsae@forced", avx2, prepared="screen", cases=("encode",)))
+        lanes.append(Lane("libsae-dense@forced", avx2, prepared="panels", cases=("encode",)))
     return lanes
 
 
@@ -161,10 +171,10 @@ RUNS = ("encode", "decode", "probe", "steer")
 # What each of peer_worker.py imports, and the cases that it has.
 PYTHON_PEERS = {
     "numpy": ("numpy", (*RUNS, "neighbors", *cases.PRODUCTS, "open")),
-    "torch-f32": ("torch", (*RUNS, "neighbors", *cases.PRODUCTS)),
+    "torch-f32": ("torch", (*RUNS, "neighbors", *cases.PRODUCTS, "real")),
     "torch-bf16": ("torch", (*RUNS, "neighbors", *cases.PRODUCTS)),
     "onednn": ("torch", cases.PRODUCTS),
-    "saelens": ("sae_lens", (*RUNS, "open")),
+    "saelens": ("sae_lens", (*RUNS, "open", "real")),
     "faiss": ("faiss", ("neighbors",)),
 }
 
@@ -181,7 +191,8 @@ def python_lanes(ecosystem: str | None, isa: str | None) -> tuple[list[Lane], li
             continue
         argv = (python, script, impl)
         layouts = ("file",) if impl == "onednn" else ("file", "rows")
-        lanes.append(Lane(impl, argv, fp32=impl != "torch-bf16", cases=has, layouts=layouts))
+        variants = ("topk",) if impl == "saelens" else ()
+        lanes.append(Lane(impl, argv, fp32=impl != "torch-bf16", cases=has, layouts=layouts, variants=variants))
         env = FORCED.get(impl, {}).get(isa or "")
         if env:
             lanes.append(Lane(impl + "@forced", argv, env=tuple(env.items()), cases=has))

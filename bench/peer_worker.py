@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import logging
 import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -210,7 +212,7 @@ class Numpy(Peer):
 
 
 class Torch(Peer):
-    """f32 or bf16. The encode is what JumpReLU SAEs in torch do: one addmm, one comparison, one product."""
+    """f32 or bf16. The encode is what SAEs in torch do: one addmm, then one comparison and one product, or (top-k) the k largest."""
 
     def __init__(self, dtype: str) -> None:
         super().__init__()
@@ -232,6 +234,9 @@ class Torch(Peer):
         self.folder = folder
         w = read_tensors(folder)
         x = np.fromfile(Path(folder, "rows.f32"), np.float32).reshape(-1, w["W_enc"].shape[0])
+        self.config = json.loads(Path(folder, "cfg.json").read_text())
+        if self.config["apply_b_dec_to_input"]:  # once, not for every row
+            w["b_enc"] = w["b_enc"] - w["b_dec"] @ w["W_enc"]
         self.w = {name: self.torch.from_numpy(a).to(self.dtype) for name, a in w.items()}
         self.x = self.torch.from_numpy(x).to(self.dtype)
         self.features = self.torch.from_numpy(np.fromfile(Path(folder, "features.i32"), np.int32)).long()
@@ -255,15 +260,30 @@ class Torch(Peer):
         run()
         return run, float(out[:, 0].double().sum()) * 1000
 
-    def case_encode(self, case: Case) -> tuple[Run, float]:
-        torch, x = self.torch, self.x[: int(case["batch"])]
-        w, b, t = self.w["W_enc"], self.w["b_enc"], self.w["threshold"]
+    def blocks(self, case: Case) -> tuple[Iterator[Any], int]:
+        """What one run after the other encodes: always the first rows, or all of rows=N block by block; and how many blocks there are."""
+        n = int(case["batch"])
+        rows = int(case.get("rows", n))
+        return itertools.cycle([self.x[i : i + n] for i in range(0, rows, n)]), rows // n
 
-        def run() -> Any:
-            h = torch.addmm(b, x, w)
+    def count(self, run: Callable[[], Any], n: int) -> tuple[Run, float]:
+        return run, float(sum(int(self.torch.count_nonzero(run())) for _ in range(n)))
+
+    def case_encode(self, case: Case) -> tuple[Run, float]:
+        torch, k = self.torch, self.config.get("k")
+        blocks, n = self.blocks(case)
+        w, b, t = self.w["W_enc"], self.w["b_enc"], self.w.get("threshold")
+
+        def jumprelu() -> Any:
+            h = torch.addmm(b, next(blocks), w)
             return h.mul_(h > t)
 
-        return run, float(torch.count_nonzero(run()))
+        def topk() -> Any:
+            h = torch.addmm(b, next(blocks), w)
+            values, ids = torch.topk(h, k)
+            return torch.zeros_like(h).scatter_(1, ids, values.relu_())
+
+        return self.count(topk if k else jumprelu, n)
 
     def case_decode(self, case: Case) -> tuple[Run, float]:
         torch = self.torch
@@ -357,12 +377,8 @@ class SaeLens(Torch):
         self.sae = self.sae_lens.SAE.load_from_disk(folder, device="cpu")
 
     def case_encode(self, case: Case) -> tuple[Run, float]:
-        x = self.x[: int(case["batch"])]
-
-        def run() -> Any:
-            return self.sae.encode(x)
-
-        return run, float(self.torch.count_nonzero(run()))
+        blocks, n = self.blocks(case)
+        return self.count(lambda: self.sae.encode(next(blocks)), n)
 
     def case_decode(self, case: Case) -> tuple[Run, float]:
         ids, values = self.codes(int(case["batch"]))

@@ -4,8 +4,11 @@ A folder holds what SAELens saves (cfg.json, sae_weights.safetensors) and beside
 
     rows.f32      [512][d_in]   rows to encode
     codes.i32     [512][64]     ascending feature ids, and codes.f32 their values: rows to decode
-    features.i32  [16]          features to probe and steer, ordered by how often they fire
+    features.i32  [64]          features to probe and steer, ordered by how often they fire
     layout.txt    "d_in d_sae offset of W_enc", for workers that read nothing but the product's weights
+
+A variant, "topk" or "gated", is the same SAE with another activation: W_enc and rows are the same, its W_dec is
+zeros that take no room.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +25,16 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 
-VERSION = "2"  # of what is below: a folder made by another version is made anew
+VERSION = "3"  # of what is below: a folder made by another version is made anew
 MAX_BATCH = 512
 ACTIVE = 64
-MAX_FEATURES = 16
+MAX_FEATURES = 64
+VARIANTS = ("topk", "gated")
 
 
-def config(d_in: int, d_sae: int) -> dict[str, object]:
+def config(d_in: int, d_sae: int, architecture: str = "jumprelu") -> dict[str, object]:
     return {
-        "architecture": "jumprelu",
+        "architecture": architecture,
         "d_in": d_in,
         "d_sae": d_sae,
         "dtype": "float32",
@@ -104,6 +109,42 @@ def write(folder: Path, d_in: int, d_sae: int, seed: int) -> None:
     rng.uniform(2, 6, ids.shape).astype(np.float32).tofile(folder / "codes.f32")
 
 
+def vectors(w: dict[str, F32], variant: str) -> dict[str, F32]:
+    """What stands for the threshold: the gate opens where it is passed, and magnitudes differ from the gate's a little."""
+    if variant == "topk":
+        return {"b_enc": w["b_enc"], "b_dec": w["b_dec"]}
+    r_mag = np.linspace(-0.1, 0.1, len(w["b_enc"]), dtype=np.float32)
+    return {"b_gate": w["b_enc"] - w["threshold"], "b_mag": w["b_enc"], "r_mag": r_mag, "b_dec": w["b_dec"]}
+
+
+def read(folder: Path, names: tuple[str, ...]) -> dict[str, F32]:
+    with open(folder / "sae_weights.safetensors", "rb") as f:
+        n = int.from_bytes(f.read(8), "little")
+        entries = json.loads(f.read(n))
+    out = {}
+    for name in names:
+        first, last = entries[name]["data_offsets"]
+        out[name] = np.fromfile(folder / "sae_weights.safetensors", np.float32, (last - first) // 4, offset=8 + n + first)
+    return out
+
+
+def write_variant(folder: Path, src: Path, d_in: int, d_sae: int, variant: str) -> None:
+    w = read(src, ("W_enc", "b_enc", "b_dec", "threshold"))
+    small = vectors(w, variant)
+    tensors = {"W_enc": (d_in, d_sae), **{k: a.shape for k, a in small.items()}, "W_dec": (d_sae, d_in)}
+    head, spans = header(tensors)
+    with open(folder / "sae_weights.safetensors", "wb") as f:
+        f.write(head)
+        for name in ("W_enc", *small):
+            f.write({**w, **small}[name].data)
+        f.truncate(spans["W_dec"][1])
+    more = {"k": ACTIVE, "rescale_acts_by_decoder_norm": False} if variant == "topk" else {}
+    (folder / "cfg.json").write_text(json.dumps({**config(d_in, d_sae, variant), **more}, indent=1))
+    (folder / "layout.txt").write_text(f"{d_in} {d_sae} {spans['W_enc'][0]}\n")
+    for name in ("rows.f32", "features.i32"):
+        shutil.copyfile(src / name, folder / name)
+
+
 def write_sparse(folder: Path, d_in: int, d_sae: int) -> None:
     """An SAE of zeros that takes little room on the disk: for what is done to files too large to read. The first feature to probe has
     weights, all alike, as have its rows: those blocks of the file are there."""
@@ -125,18 +166,25 @@ def write_sparse(folder: Path, d_in: int, d_sae: int) -> None:
     features.tofile(folder / "features.i32")
 
 
-def make(root: Path, d_in: int, d_sae: int, sparse: bool = False) -> Path:
-    """The folder of a test SAE under root; made when it is not there yet, as a whole or not at all."""
-    folder = root / f"{'sparse' if sparse else 'planted'}-{d_in}x{d_sae}-v{VERSION}"
+def make(root: Path, d_in: int, d_sae: int, sparse: bool = False, variant: str = "") -> Path:
+    """The folder of a test SAE under root; made when it is not there yet."""
+    folder = root / f"{'sparse' if sparse else variant or 'planted'}-{d_in}x{d_sae}-v{VERSION}"
     if folder.exists():
         return folder
-    part = root / f"{folder.name}.part-{os.getpid()}"
+    if sparse:
+        return whole(folder, lambda part: write_sparse(part, d_in, d_sae))
+    if variant:
+        src = make(root, d_in, d_sae)
+        return whole(folder, lambda part: write_variant(part, src, d_in, d_sae, variant))
+    return whole(folder, lambda part: write(part, d_in, d_sae, seed=d_in))
+
+
+def whole(folder: Path, write_to: Callable[[Path], None]) -> Path:
+    """Makes a folder as a whole or not at all."""
+    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     try:
-        if sparse:
-            write_sparse(part, d_in, d_sae)
-        else:
-            write(part, d_in, d_sae, seed=d_in)
+        write_to(part)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Writes the measured tables of README.md and docs/performance.md, between their <!-- bench --> marks, from a bench.json. The table
-between <!-- opening --> marks may come from another run: `--opening` writes it alone, from one of the case open."""
+between <!-- opening --> marks may come from another run: `--opening` writes it alone, from one of the case open. The plots that the tables
+link to are drawn by plots.py."""
 
 from __future__ import annotations
 
@@ -29,10 +30,12 @@ def put(path: Path, text: str, check: bool, mark: str = "bench") -> bool:
 def performance(result: report.Result) -> str:
     rows, machine = result["rows"], result["machine"]
     out = [f"Measured on {report.machine_line(machine)}. {report.versions_line(rows)}.", "### Targets", report.targets_table(rows)]
-    out += report.encode_tables(rows, "###")
+    out += report.plot_links(rows, "images")
+    out += report.encode_tables(rows, "###") + report.screen_tables(rows, "###")
     for case in ("decode", "probe", "steer", "neighbors"):
         if report.select(rows, case=case):
             out += [f"### {case.capitalize()}", report.other_table(rows, case)]
+    out += report.grid_tables(rows, "###")
     out += ["### Ceilings", report.ceilings_table(result["ceilings"])]
     return "\n\n".join(out)
 

@@ -24,11 +24,12 @@ import compiled
 import lanes as lanes_of
 import opening
 import planted
+import real
 import report
-from cases import Group
+from cases import Ceilings, Group
 from lanes import Lane, Refused, Worker
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Row = dict[str, Any]
 
 
@@ -67,6 +68,29 @@ class Entry:
     bits: str = "0"
     times: list[float] = field(default_factory=list)
     rss_kib: int = 0
+    counts: dict[str, str] = field(default_factory=dict)  # of an encode of libsae: how its rows came to their codes
+
+    @property
+    def rows_counted(self) -> int:
+        return int(self.counts["screened"]) + int(self.counts["dense"]) if self.counts else 0
+
+    @property
+    def survivors(self) -> float | None:
+        """Candidates of a screened row."""
+        screened = int(self.counts.get("screened", 0))
+        return int(self.counts["candidates"]) / screened if screened else None
+
+    @property
+    def dense_rows(self) -> float | None:
+        """The share of rows that were encoded by all dots."""
+        return int(self.counts["dense"]) / self.rows_counted if self.rows_counted else None
+
+    @property
+    def weight_bytes(self) -> int:
+        """What one weight takes where it reads all of them."""
+        if not self.worker.lane.fp32:
+            return 2
+        return 1 if self.dense_rows is not None and self.dense_rows < 0.5 else 4
 
 
 class Bench:
@@ -83,8 +107,21 @@ class Bench:
         self.folder = ""
         ecosystem = args.ecosystem or self.build / "venv-ecosystem" / "bin" / "python"
         self.ecosystem = str(ecosystem) if Path(ecosystem).exists() else None
+        self.real = self.real_folder(args.real)
         self.n_cores = len(os.sched_getaffinity(0))
         self.load_before = round(os.getloadavg()[0], 2)
+
+    def real_folder(self, given: Path | None) -> Path | None:
+        """Where SAEs trained on real activations are: --real DIR, or what SAE_TEST_DATA says; None without."""
+        data = os.environ.get("SAE_TEST_DATA")
+        folder = given or (Path(data) / "real" if data else None)
+        if folder and (folder / "x.npy").exists():
+            return folder
+        if "real" in self.args.cases:
+            line = f"real: no x.npy in {folder}" if folder else "real: no SAEs trained on real activations but the demo's (--real DIR)"
+            self.missing.append(line)
+            self.progress.note(f"skipped: {line}")
+        return None
 
     # ---- workers ----
 
@@ -92,7 +129,7 @@ class Bench:
         found, missing = lanes_of.find_lanes(made, has_blis, self.ecosystem)
         for line in missing:
             self.progress.note(f"skipped: {line}")
-        self.missing = missing
+        self.missing += missing
         self.ceiling = Worker(Lane("ceiling", (str(made["ceiling_worker"]),)))
         self.ceiling.hello()
         for lane in found:
@@ -122,10 +159,12 @@ class Bench:
         """The cases that each worker has, set up and run once."""
         out: list[Entry] = []
         for worker in self.workers:
-            mine = [c for c in group.cases if c in worker.lane.cases]
+            mine = [c for c in group.cases if worker.lane.has(c, group)]
             requests = [(c, layout) for c in mine for layout in (worker.lane.layouts if c in cases.PRODUCTS else ("",))]
             for slot, (case, layout) in enumerate(requests):
-                words = [f"case {slot} {case} batch={group.batch} features={group.features}"]
+                name = "encode" if case == "real" else case
+                words = [f"case {slot} {name} batch={group.batch} features={group.features}"]
+                words += [f"rows={real.N_ROWS}"] if case == "real" else []
                 words += [f"layout={layout}"] if layout else [f"prepared={worker.lane.prepared}"] if worker.lane.prepared else []
                 entry = Entry(worker, case, slot, " ".join(words), layout)
                 if self.set_up(entry, group):
@@ -152,44 +191,69 @@ class Bench:
         entry.count, entry.bits = float(answer["count"]), answer["bits"]
         return True
 
-    def ceiling_setup(self, group: Group) -> tuple[float, float]:
-        mib = group.mib
-        self.ceiling.ask(f"threads {group.threads}")
-        n_bytes = dict(w.split("=") for w in self.ceiling.ask(f"case 0 read mib={mib}"))
-        n_flops = dict(w.split("=") for w in self.ceiling.ask("case 1 fma"))
-        return float(n_bytes["count"]), float(n_flops["count"])
+    def ceiling_setup(self, group: Group) -> dict[str, tuple[int, float]]:
+        """The ceilings that this group is measured against, each with its case number and what one run of it counts."""
+        wanted = {"read": f"read mib={group.mib}", "fma": "fma"} if group.has_roof else {}
+        if group.is_screened:
+            wanted |= {"read8": f"read mib={group.mib8}", "dot8": "dot8"}
+        out = {}
+        if wanted:
+            self.ceiling.ask(f"threads {group.threads}")
+        for slot, (name, case) in enumerate(wanted.items()):
+            try:
+                answer = dict(w.split("=") for w in self.ceiling.ask(f"case {slot} {case}"))
+                out[name] = (slot, float(answer["count"]))
+            except Refused as e:
+                if str(e) not in self.ceiling.cannot:
+                    self.ceiling.cannot.add(str(e))
+                    self.progress.note(f"skipped: ceiling {name}: {e}")
+        return out
+
+    def take_ceilings(self, group: Group, setup: dict[str, tuple[int, float]], rates: dict[str, list[float]]) -> None:
+        for name, (slot, count) in setup.items():
+            turn_ms = group.turn_ms / (1 if name.startswith("read") else 8)
+            rates.setdefault(name, []).extend(count / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn {slot} {turn_ms}"))
+
+    def folder_of(self, group: Group) -> Path:
+        root = self.build / "bench-data"
+        return real.make(root, group.source) if group.source else planted.make(root, group.d_in, group.d_sae, variant=group.variant)
 
     def run_group(self, group: Group) -> None:
-        self.folder = str(planted.make(self.build / "bench-data", group.d_in, group.d_sae))
+        self.folder = str(self.folder_of(group))
         entries = self.entries(group)
         if not entries:
             return
-        n_bytes, n_flops = self.ceiling_setup(group) if group.has_roof else (0.0, 0.0)
-        read: list[float] = []
-        fma: list[float] = []
+        setup = self.ceiling_setup(group)
+        rates: dict[str, list[float]] = {}
         for n in range(group.rounds):
-            if group.has_roof:
-                read += [n_bytes / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 0 {group.turn_ms}")]
-                fma += [n_flops / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 1 {group.turn_ms / 8}")]
+            self.take_ceilings(group, setup, rates)
             for entry in entries[n % len(entries) :] + entries[: n % len(entries)]:
                 self.progress.within(f"{group.title}: round {n + 1} of {group.rounds}, {entry.worker.lane.impl}")
                 self.take_turn(entry, group)
         for entry in entries:
             if not entry.worker.dead:
-                entry.rss_kib = int(entry.worker.ask("rss")[0])
+                self.ask_after(entry)
         self.check(group, entries)
-        if group.has_roof:
-            self.add_ceiling(group.threads, group.mib, group.title, read, fma)
+        if rates:
+            self.add_ceiling(group.threads, group.mib, group.title, rates)
+        best = {name: max(values) for name, values in rates.items()}
+        top = Ceilings(best.get("read", 0), best.get("fma", 0), best.get("read8", 0), best.get("dot8", 0))
         for entry in entries:
             if entry.times:
-                self.rows += self.as_rows(group, entry, max(read, default=0), max(fma, default=0))
+                self.rows.append(self.as_row(group, entry, top))
 
-    def add_ceiling(self, threads: int, mib: int, during: str, read: list[float], fma: list[float]) -> None:
-        self.ceilings.append({
-            "threads": threads, "mib": mib, "during": during, "read_gbs": round(max(read), 2),
-            "read_gbs_median": round(statistics.median(read), 2), "fma_gflops": round(max(fma), 1) if fma else None,
-            "fma_gflops_median": round(statistics.median(fma), 1) if fma else None,
-        })  # fmt: skip
+    def ask_after(self, entry: Entry) -> None:
+        entry.rss_kib = int(entry.worker.ask("rss")[0])
+        if entry.worker.lane.impl.startswith("libsae") and entry.case in ("encode", "real"):
+            entry.counts = dict(w.split("=", 1) for w in entry.worker.ask("counts"))
+
+    def add_ceiling(self, threads: int, mib: int, during: str, rates: dict[str, list[float]]) -> None:
+        row: Row = {"threads": threads, "mib": mib, "during": during}
+        for name, field_name in (("read", "read_gbs"), ("fma", "fma_gflops"), ("read8", "read8_gbs"), ("dot8", "dot8_gops")):
+            values = rates.get(name)
+            row[field_name] = round(max(values), 2) if values else None
+            row[field_name + "_median"] = round(statistics.median(values), 2) if values else None
+        self.ceilings.append(row)
 
     def take_turn(self, entry: Entry, group: Group) -> None:
         if entry.worker.dead:
@@ -212,29 +276,31 @@ class Bench:
             for e in same:
                 if abs(e.count - middle) > max(4, abs(middle) * (0.002 if e.worker.lane.fp32 else 0.1)):
                     self.fault(f"{group.title}: {e.worker.lane.impl} finds {e.count:g}, the others {middle:g}")
-            bits = {e.bits for e in same if e.worker.lane.impl.startswith("libsae") and e.bits.strip("0")}
+            ours = [e for e in same if e.worker.lane.impl.startswith("libsae")]
+            bits = {b for e in ours for b in (e.bits, e.counts.get("bits", "")) if b.strip("0")}
             if len(bits) > 1:
                 self.fault(f"{group.title}: libsae gives different bits: {', '.join(sorted(bits))}")
 
-    def as_rows(self, group: Group, entry: Entry, read_gbs: float, gflops: float) -> list[Row]:
+    def as_row(self, group: Group, entry: Entry, top: Ceilings) -> Row:
         lane = entry.worker.lane
         least = min(entry.times)
-        roof = group.roof_ms(entry.case, read_gbs, gflops, 4 if lane.fp32 else 2)
-        row = {
+        roof = group.roof_ms(entry.case, top, entry.weight_bytes)
+        encodes = entry.case in ("encode", "real")
+        rows = real.N_ROWS if entry.case == "real" else group.batch
+        return {
             "case": entry.case, "d_in": group.d_in, "d_sae": group.d_sae, "batch": group.batch, "threads": group.threads,
             "impl": lane.impl, "isa": entry.worker.isa, "prepared": self.prepared(entry), "ms_min": least,
             "ms_median": statistics.median(entry.times), "roof_fraction": round(roof / least, 4) if roof else None,
-            "rss_mib": round(entry.rss_kib / 1024, 1), "features": group.features or None, "variant": "", "fp32": lane.fp32,
-            "version": entry.worker.version, "runs": len(entry.times),
+            "rss_mib": round(entry.rss_kib / 1024, 1), "features": group.features or None, "variant": group.variant, "fp32": lane.fp32,
+            "version": entry.worker.version, "runs": len(entry.times), "active": round(entry.count / rows, 2) if encodes else None,
+            "survivors": rounded(entry.survivors, 2), "dense_rows": rounded(entry.dense_rows, 4),
+            "bits": entry.bits if entry.bits.strip("0") else None,
         }  # fmt: skip
-        # Encode has one path in this version, the dense one: a measurement under both of its names.
-        dense = [{**row, "impl": "libsae-dense"}] if lane.impl == "libsae" and entry.case == "encode" else []
-        return [row, *dense]
 
     @staticmethod
     def prepared(entry: Entry) -> str:
         if entry.worker.lane.prepared:
-            packed = {"encode": entry.worker.lane.prepared, "linear": "packed"}
+            packed = {"encode": entry.worker.lane.prepared, "real": entry.worker.lane.prepared, "linear": "packed"}
             return packed.get(entry.case, "none")
         return "packed" if entry.worker.lane.impl == "onednn" else "rows" if entry.layout == "rows" else "none"
 
@@ -266,6 +332,7 @@ class Bench:
             "case": case, "d_in": d_in, "d_sae": d_sae, "batch": batch, "threads": 1, "impl": worker.lane.impl, "isa": worker.isa,
             "prepared": "none", "ms_min": min(times), "ms_median": statistics.median(times), "roof_fraction": None,
             "rss_mib": round(rss, 1), "features": None, "variant": "", "fp32": True, "version": worker.version, "runs": len(times),
+            "active": None, "survivors": None, "dense_rows": None, "bits": None,
         }  # fmt: skip
 
     # ---- ceilings at other sizes ----
@@ -277,7 +344,7 @@ class Bench:
                 self.progress.within(f"read ceiling, {mib} MiB, {threads} thread(s)")
                 count = dict(w.split("=") for w in self.ceiling.ask(f"case 0 read mib={mib}"))["count"]
                 rates = [float(count) / float(ms) / 1e6 for ms in self.ceiling.ask(f"turn 0 {50 if self.args.quick else 250}")]
-                self.add_ceiling(threads, mib, "sizes", rates, [])
+                self.add_ceiling(threads, mib, "sizes", {"read": rates})
 
     # ---- all ----
 
@@ -287,7 +354,7 @@ class Bench:
         self.start(made, has_blis)
         try:
             self.run_ceilings()
-            todo = cases.groups(self.n_cores, chosen, self.args.quick)
+            todo = cases.groups(self.n_cores, chosen, self.args.quick, real.find(self.real) if "real" in chosen else [])
             for i, group in enumerate(todo):
                 self.progress.step(f"{i + 1} of {len(todo)}: {group.title}")
                 self.run_group(group)
@@ -316,6 +383,10 @@ class Bench:
         return 1 if self.faults else 0
 
 
+def rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
 def machine_facts() -> Row:
     facts: Row = {"system": platform.system(), "kernel": platform.release(), "architecture": platform.machine(),
                   "python": platform.python_version(), "date": datetime.date.today().isoformat()}  # fmt: skip
@@ -341,6 +412,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the result (default BUILD/bench.json); a table for people goes beside it, as .md")
     parser.add_argument("--quick", action="store_true", help="one shape, one thread, few rounds: a look, not figures")
     parser.add_argument("--cases", type=lambda s: s.split(","), default=list(cases.NAMES), help=f"some of {','.join(cases.NAMES)}")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="x.npy and SAEs on such rows (default: SAE_TEST_DATA/real)")
     parser.add_argument("--ecosystem", type=Path, help="a Python with torch and sae-lens (default: that of BUILD/venv-ecosystem)")
     args = parser.parse_args()
     unknown = set(args.cases) - set(cases.NAMES)

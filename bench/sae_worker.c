@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_BATCH = 512, ACTIVE = 64, MAX_FEATURES = 16, N_NEIGHBORS = 10 };
+enum { MAX_BATCH = 512, ACTIVE = 64, MAX_FEATURES = 64, N_NEIGHBORS = 10 };
 
 /* Everything that exists for one folder. */
 typedef struct state {
@@ -22,7 +22,7 @@ typedef struct state {
     sae_index *index;
     sae_gemm *gemm;
     sae_info info;
-    float *x;   /* [MAX_BATCH][d_in] */
+    float *x;   /* [rows of the case, else MAX_BATCH][d_in] */
     float *y;   /* [MAX_BATCH][d_in], decoded or steered rows; [MAX_BATCH][d_sae] of a linear layer */
     float *out; /* [MAX_BATCH][MAX_FEATURES] */
     void *scratch;
@@ -35,6 +35,7 @@ typedef struct state {
 } state;
 
 static sae_isa isa;
+static void (*run_case)(void);
 static int n_threads = 1;
 static char folder[4096];
 static state now;
@@ -71,6 +72,14 @@ static void free_all(void)
     memset(&now, 0, sizeof now);
 }
 
+static bool make_ctx(int32_t screen)
+{
+    const sae_ctx_options opt = {.struct_size = sizeof opt, .screen = screen};
+    sae_ctx_free(now.ctx);
+    now.ctx = NULL;
+    return check(sae_ctx_create(&now.ctx, now.model, &opt, &err), "sae_ctx_create");
+}
+
 static bool make_model(void)
 {
     sae_env_options opt = {.struct_size = sizeof opt, .isa = isa};
@@ -82,8 +91,7 @@ static bool make_model(void)
         opt.max_workers = sae_pool_threads(now.pool);
     }
     if (!check(sae_env_create(&now.env, &opt, &err), "sae_env_create") ||
-        !check(sae_model_open(&now.model, now.env, folder, NULL, &err), "sae_model_open") ||
-        !check(sae_ctx_create(&now.ctx, now.model, NULL, &err), "sae_ctx_create"))
+        !check(sae_model_open(&now.model, now.env, folder, NULL, &err), "sae_model_open") || !make_ctx(SAE_DEFAULT))
         return false;
     now.info.struct_size = sizeof now.info;
     return check(sae_model_info(now.model, &now.info), "sae_model_info");
@@ -92,7 +100,7 @@ static bool make_model(void)
 static bool make_rows(void)
 {
     const size_t row = (size_t)now.info.d_in * sizeof(float);
-    now.x = bench_read(folder, "rows.f32", 0, MAX_BATCH * row);
+    now.x = bench_read(folder, "rows.f32", 0, (on.rows ? (size_t)on.rows : MAX_BATCH) * row);
     now.chosen = bench_read(folder, "features.i32", 0, MAX_FEATURES * sizeof *now.chosen);
     now.capacity = (int64_t)MAX_BATCH * 1024;
     now.y = malloc(MAX_BATCH * row);
@@ -128,23 +136,63 @@ static sae_codes codes(void)
 /* Status of the last run; a run itself says nothing. */
 static sae_status status;
 
+static int next_row; /* of the block that the next run encodes */
+
 static void run_encode(void)
 {
-    const sae_rows x = rows_of(now.x, on.batch);
+    const sae_rows x = rows_of(now.x + (size_t)next_row * (size_t)now.info.d_in, on.batch);
     sae_codes out = codes();
     status = sae_encode(now.ctx, &out, &x);
+    next_row = next_row + on.batch < on.rows ? next_row + on.batch : 0;
+}
+
+/* Every block once: how many codes there are, and their bits. */
+static void encode_all(void)
+{
+    bench_count = 0;
+    bench_bits = 0;
+    next_row = 0;
+    do {
+        run_encode();
+        if (status)
+            return;
+        const size_t n = (size_t)now.indptr[on.batch];
+        bench_count += (double)n;
+        bench_bits = bench_hash(bench_hash(bench_bits, now.indices, n * sizeof *now.indices), now.values, n * sizeof *now.values);
+    } while (next_row);
 }
 
 static bool setup_encode(void)
 {
-    const uint32_t what = strcmp(on.prepared, "panels") == 0 ? SAE_PREPARE_PANELS : strcmp(on.prepared, "rows") == 0 ? SAE_PREPARE_ROWS : 0;
-    if (!check(sae_model_prepare(now.model, what, &err), "sae_model_prepare"))
+    static const struct {
+        const char *name;
+        uint32_t what;
+        int32_t screen;
+    } forms[] = {{"none", 0, SAE_NO},
+                 {"panels", SAE_PREPARE_PANELS, SAE_NO},
+                 {"screen", SAE_PREPARE_PANELS | SAE_PREPARE_SCREEN, SAE_DEFAULT},
+                 {"always", SAE_PREPARE_PANELS | SAE_PREPARE_SCREEN, SAE_YES}};
+    enum { N_FORMS = sizeof forms / sizeof *forms };
+    int i = 0;
+    while (i < N_FORMS && strcmp(on.prepared, forms[i].name) != 0)
+        i++;
+    if (i == N_FORMS)
+        return bench_no("no form '%s'", on.prepared);
+    if (!check(sae_model_prepare(now.model, forms[i].what, &err), "sae_model_prepare") || !make_ctx(forms[i].screen))
         return false;
-    run_encode();
-    bench_count = (double)now.indptr[on.batch];
-    bench_bits = bench_hash(bench_hash(0, now.indices, (size_t)now.indptr[on.batch] * sizeof *now.indices), now.values,
-                            (size_t)now.indptr[on.batch] * sizeof *now.values);
+    encode_all();
     return true;
+}
+
+/* How the encodes of this case went so far, and the codes again: screening that gave up or began meanwhile must not show in them. */
+static void counts(void)
+{
+    sae_ctx_counts c = {.struct_size = sizeof c};
+    if (run_case != run_encode || sae_ctx_count(now.ctx, &c))
+        return;
+    encode_all();
+    printf(" screened=%lld dense=%lld candidates=%lld active=%lld bits=%016llx", (long long)c.rows_screened, (long long)c.rows_dense,
+           (long long)c.candidates, (long long)c.active, (unsigned long long)bench_bits);
 }
 
 static void run_decode(void)
@@ -322,8 +370,6 @@ static const struct {
              {"steer", setup_steer, run_steer},         {"neighbors", setup_neighbors, run_neighbors}, {"linear", setup_linear, run_linear},
              {"probe-create", setup_create, run_create}};
 
-static void (*run_case)(void);
-
 static void run(const bench_case *c)
 {
     (void)c; /* one case at a time: `on` */
@@ -344,14 +390,16 @@ static void after(void)
 
 static bool setup(const bench_case *c)
 {
-    if (c->batch < 0 || c->batch > MAX_BATCH || c->features < 0 || c->features > MAX_FEATURES * 4)
+    if (c->batch < 0 || c->batch > MAX_BATCH || c->features < 0 || c->features > MAX_FEATURES)
         return bench_no("batch %d or features %d is out of range", c->batch, c->features);
+    if (c->rows < 0 || (c->rows && (!c->batch || c->rows % c->batch)))
+        return bench_no("%d rows are no whole number of blocks of %d", c->rows, c->batch);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         if (strcmp(c->name, cases[i].name) != 0)
             continue;
+        on = *c;
         if (!make_again())
             return false;
-        on = *c;
         status = SAE_OK;
         run_case = cases[i].run;
         return cases[i].setup() && check(status, c->name);
@@ -398,7 +446,7 @@ int main(int argc, char **argv)
     isa = isa_of(argc > 1 ? argv[1] : "auto");
     /* Without before and after, short runs are timed several at once; only creating a probe needs them. */
     const bool creates = argc > 2 && strcmp(argv[2], "create") == 0;
-    const bench_ops ops = {hello, set_threads, open_folder, setup, creates ? before : NULL, run, creates ? after : NULL};
+    const bench_ops ops = {hello, set_threads, open_folder, setup, creates ? before : NULL, run, creates ? after : NULL, counts};
     if (isa < 0 || !sae_isa_available(isa)) {
         fprintf(stderr, "sae_worker: this processor or this build has no %s\n", argc > 1 ? argv[1] : "auto");
         return 1;

@@ -105,6 +105,7 @@ static void read_case(bench_case *c, char *words)
         sscanf(word, "batch=%d", &c->batch);
         sscanf(word, "features=%d", &c->features);
         sscanf(word, "mib=%d", &c->mib);
+        sscanf(word, "rows=%d", &c->rows);
         sscanf(word, "prepared=%31s", c->prepared);
         sscanf(word, "layout=%31s", c->layout);
     }
@@ -219,6 +220,10 @@ int bench_serve(const bench_ops *ops)
             set_case(ops, line + 5);
         } else if (strncmp(line, "turn ", 5) == 0) {
             take_turn(ops, line + 5);
+        } else if (strcmp(line, "counts") == 0 && ops->counts) {
+            printf("ok");
+            ops->counts();
+            printf("\n");
         } else if (strcmp(line, "rss") == 0) {
             printf("ok %ld\n", bench_status_kib("VmRSS"));
         } else {

@@ -8,6 +8,7 @@
  *                         and bits=H (a hash of the codes, 0 where there is none)
  *     turn S MS           runs case S for at least MS milliseconds and at least once; answers the milliseconds of each run:
  *                         of processor time while one thread is used, which leaves out what other programs take, else by the clock
+ *     counts              of the case set up last: how its rows came to their codes, as key=value, and the bits of its codes once more
  *     rss                 the resident set of the process in KiB
  * The end of stdin ends it. peer_worker.py speaks the same. */
 #ifndef BENCH_WORKER_H
@@ -19,11 +20,12 @@
 
 typedef struct bench_case {
     char name[32];
-    char prepared[32]; /* "none", "panels" or "rows" */
+    char prepared[32]; /* "none", "panels", "screen" (both forms, used where it pays) or "always" (the screen for every row) */
     char layout[32];   /* of a raw product's weights: "file" = [d_in][d_sae], "rows" = [d_sae][d_in] */
     int batch;
     int features; /* named, active or found: what the case means by it */
     int mib;      /* to read */
+    int rows;     /* 0: every run takes the first `batch` rows; else runs go through so many rows, block by block, again and again */
 } bench_case;
 
 /* The worker's side. Functions that return false have said why with bench_no. */
@@ -34,7 +36,8 @@ typedef struct bench_ops {
     bool (*setup)(const bench_case *c);
     void (*before)(void); /* NULL, or what is done, untimed, before each run */
     void (*run)(const bench_case *c);
-    void (*after)(void); /* NULL, or what is done, untimed, after each run */
+    void (*after)(void);  /* NULL, or what is done, untimed, after each run */
+    void (*counts)(void); /* NULL, or prints key=value pairs, each after a space */
 } bench_ops;
 
 /* What the last setup found. */

@@ -18,5 +18,6 @@ extern const command cmd_catalog_export;
 extern const command cmd_search;
 extern const command cmd_top;
 extern const command cmd_pull;
+extern const command cmd_bench;
 
 #endif

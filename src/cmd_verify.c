@@ -5,6 +5,7 @@
 
 #include "cmd.h"
 #include "codes.h"
+#include "made.h"
 #include "report.h"
 #include "session.h"
 
@@ -86,113 +87,30 @@ static void parse(job *j, args *a)
 
 /* ---- rows ---- */
 
-static uint64_t random_bits(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-static double uniform(uint64_t *state)
-{
-    return (double)(random_bits(state) >> 11) * 0x1p-53;
-}
-
-/* About normal. */
-static double noise(uint64_t *state)
-{
-    return 1.732 * (uniform(state) + uniform(state) + uniform(state) + uniform(state) - 2);
-}
-
-static void read_tensor(const session *s, const job *j, int32_t tensor, int64_t first, int64_t n, float *out)
-{
-    sae_error err = {.struct_size = sizeof err};
-    expect_ok(sae_model_read(s->model, tensor, first, n, out, &err), &err, j->path);
-}
-
-/* What the rows are made of. */
-typedef struct maker {
-    const session *s;
-    const job *j;
-    float *threshold, *bias, *centre, *enc, *dir;
-    uint64_t state;
-} maker;
-
-/* Adds a feature's direction to a row, by so much that the feature comes to lie near its threshold, on either side. */
-static void add_feature(maker *m, float *x)
-{
-    int32_t d = m->j->info.d_in, side = d == m->j->info.d_out ? SAE_W_DEC : SAE_W_ENC;
-    int64_t f = (int64_t)(random_bits(&m->state) % (uint64_t)m->j->info.d_sae);
-    double dot = 0, need = m->threshold[f] - m->bias[f];
-    read_tensor(m->s, m->j, SAE_W_ENC, f, 1, m->enc);
-    read_tensor(m->s, m->j, side, f, 1, m->dir);
-    for (int32_t k = 0; k < d; k++) {
-        dot += (double)m->enc[k] * m->dir[k];
-    }
-    double c = ((need > 0 ? need : 0) * (0.7 + 1.8 * uniform(&m->state)) + uniform(&m->state)) / dot;
-    c = dot > 0 && c < 1e6 ? c : 1;
-    for (int32_t k = 0; k < d; k++) {
-        x[k] += (float)(c * m->dir[k]);
-    }
-}
-
 /* Every eighth row is one that no model gives: nothing, the centre, too long, too short, not a number, infinite. */
-static void make_odd(const maker *m, float *x, int64_t which)
+static void make_odd(const float *centre, int32_t d, float *x, int64_t which)
 {
-    int32_t d = m->j->info.d_in;
     for (int32_t k = 0; k < d; k++) {
-        x[k] = which == 0 ? 0.0f : which == 1 ? m->centre[k] : which == 2 ? x[k] * 1e30f : which == 3 ? x[k] * 1e-30f : x[k];
+        x[k] = which == 0 ? 0.0f : which == 1 ? centre[k] : which == 2 ? x[k] * 1e30f : which == 3 ? x[k] * 1e-30f : x[k];
     }
     if (which >= 4) {
         x[d / 2] = which == 4 ? NAN : INFINITY;
     }
 }
 
-static void make_row(maker *m, float *x, int64_t r)
-{
-    enum { FEATURES = 16, EVERY = 8, ODD = 6 };
-    int32_t d = m->j->info.d_in;
-    double square = 0;
-    memset(x, 0, (size_t)d * sizeof *x);
-    for (int i = 0; i < FEATURES; i++) {
-        add_feature(m, x);
-    }
-    for (int32_t k = 0; k < d; k++) {
-        square += (double)x[k] * x[k];
-    }
-    double rms = sqrt(square / d);
-    for (int32_t k = 0; k < d; k++) {
-        x[k] += m->centre[k] + (float)(0.1 * rms * noise(&m->state));
-    }
-    if (r % EVERY == EVERY - 1) {
-        make_odd(m, x, r / EVERY % ODD);
-    }
-}
-
 static void make_rows(job *j, const session *s)
 {
-    size_t n = (size_t)j->info.d_sae, d = (size_t)j->info.d_in;
-    float *x = take((size_t)j->count * d, sizeof *x);
-    maker m = {.s = s, .j = j, .state = (uint64_t)j->seed};
-    m.threshold = take(n, sizeof(float));
-    m.bias = take(n, sizeof(float));
-    m.centre = take_zeros(d, sizeof(float));
-    m.enc = take(d, sizeof(float));
-    m.dir = take(d, sizeof(float));
-    read_tensor(s, j, SAE_THRESHOLD, 0, j->info.d_sae, m.threshold);
-    read_tensor(s, j, SAE_B_ENC, 0, j->info.d_sae, m.bias);
-    if (j->info.d_in == j->info.d_out) {
-        read_tensor(s, j, SAE_B_DEC, 0, j->info.d_out, m.centre);
+    enum { EVERY = 8, WAYS = 6 };
+    int32_t d = j->info.d_in;
+    sae_error err = {.struct_size = sizeof err};
+    float *x = made_rows(s, j->count, (uint64_t)j->seed, j->path), *centre = take_zeros((size_t)d, sizeof *centre);
+    if (d == j->info.d_out) {
+        expect_ok(sae_model_read(s->model, SAE_B_DEC, 0, d, centre, &err), &err, j->path);
     }
-    for (int64_t r = 0; r < j->count; r++) {
-        make_row(&m, x + (size_t)r * d, r);
+    for (int64_t r = EVERY - 1; r < j->count; r += EVERY) {
+        make_odd(centre, d, x + r * d, r / EVERY % WAYS);
     }
-    free(m.threshold);
-    free(m.bias);
-    free(m.centre);
-    free(m.enc);
-    free(m.dir);
+    free(centre);
     j->block = x;
     j->x = (sae_rows){.struct_size = sizeof j->x, .dtype = SAE_F32, .x = x, .n_rows = j->count};
 }

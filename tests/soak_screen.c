@@ -371,19 +371,18 @@ static void soak_small(int job, double since)
 
 /* ---- bounds ---- */
 
-enum { MORE = 64, WIDTH = (N + 47) / 48 * 48 };
+enum { MORE = 64, WIDTH = (N + 15) / 16 * 16 };
 
 /* U of all features for a row; false when the row is one that is not screened. */
 static bool bounds_of(float *u, const float *x, const saei_screen *s, size_t d, const saei_kernels *k, bool two)
 {
-    static int8_t planes[MOST_D * 2 + 64];
+    static int8_t planes[(MOST_D + 15) / 16 * 32];
     static int32_t sums[2 * WIDTH];
-    saei_span span;
-    memset(planes, 0, sizeof planes);
-    if (!saei_screen_row(&span, planes, 8, x, s, d, two))
+    saei_spans spans;
+    if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, d))
         return false;
-    k->int8_panels(sums, WIDTH, s->panels, WIDTH / 48, planes, 2, s->d4);
-    k->bounds(u, sums, two ? sums + WIDTH : NULL, N, 0, &s->bound, &span);
+    k->int8_columns(sums, WIDTH, s->columns, WIDTH / 16, planes, 2, s->d16);
+    k->bounds(u, sums, two ? sums + WIDTH : NULL, N, 0, &s->bound, two ? &spans.fine : &spans.coarse);
     return true;
 }
 

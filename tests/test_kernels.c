@@ -28,7 +28,7 @@
 
 /* ---- the tables and the count ---- */
 
-static const saei_kernels *tables[5];
+static const saei_kernels *tables[8];
 static size_t n_tables;
 static long n_passed, n_failed;
 
@@ -61,12 +61,11 @@ static void find_tables(void)
         if (!k)
             continue;
         check(k->isa == isas[i], "the %s table says it is %s", sae_isa_name(isas[i]), sae_isa_name(k->isa));
+        const saei_kernels *plain = isas[i] == SAE_ISA_NEON ? saei_table_neon() : isas[i] == SAE_ISA_AVX2 ? saei_table_avx2() : NULL;
+        plain = isas[i] == SAE_ISA_AVX512 ? saei_table_avx512() : plain;
+        if (plain && plain != k) /* the form that this processor does not choose */
+            tables[n_tables++] = plain;
         tables[n_tables++] = k;
-    }
-    /* the form of a table that this processor does not choose */
-    if (n_tables && tables[n_tables - 1] == saei_table_avx512_vnni()) {
-        tables[n_tables] = tables[n_tables - 1];
-        tables[n_tables++ - 1] = saei_table_avx512();
     }
     check(saei_kernels_for(SAE_ISA_AUTO) == tables[n_tables - 1], "AUTO is not the best table of this machine");
     check(!saei_kernels_for(7) && !saei_kernels_for(-1), "a table for an instruction set that does not exist");
@@ -709,6 +708,35 @@ static void test_dot_rows(void)
             }
 }
 
+static void dot_pairs_case(sae_dtype t, size_t n, size_t d)
+{
+    const size_t have = 1 + below(30), n_rows = 1 + below(9), ldx = d + below(3);
+    const matrix a = matrix_make(0, t, false, have, d, some_mix());
+    float *x = floats(1, (n_rows - 1) * ldx + d), *want = scratch(n);
+    int32_t *ids = place(3, n * sizeof *ids, sizeof *ids), *rows = place(4, n * sizeof *rows, sizeof *rows);
+    for (size_t r = 0; r < n_rows; r++)
+        fill(x + r * ldx, d, some_mix());
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = (int32_t)(rng() % 5 ? below(have) : have - 1);
+        rows[i] = (int32_t)(rng() % 5 ? below(n_rows) : n_rows - 1);
+        want[i] = chain(0.0f, a.plain + (size_t)ids[i] * d, 1, x + (size_t)rows[i] * ldx, 1, d);
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, n * 4, 4);
+        tables[i]->dot_pairs((float *)(void *)w.at, &a.m, ids, x, ldx, rows, n);
+        check_floats(tables[i], "dot_pairs", &w, want, shape("%s n %zu d %zu", sae_dtype_name(t), n, d));
+    }
+}
+
+static void test_dot_pairs(void)
+{
+    for (size_t t = 0; t < LENGTH(dtypes); t++)
+        for (size_t s = 0; s < N_SIZES; s++) {
+            dot_pairs_case(dtypes[t], sizes[s], sizes[below(36)]);
+            dot_pairs_case(dtypes[t], below(36), sizes[s]);
+        }
+}
+
 static void probe_case(size_t n_rows, size_t n_groups, size_t d)
 {
     const size_t n = n_groups * 16, ldx = d + below(3), ldc = n + below(3), c_floats = n_rows ? (n_rows - 1) * ldc + n : 0;
@@ -877,46 +905,81 @@ static void test_combine(void)
 
 /* ---- screening ---- */
 
-static int32_t byte_sum(const uint8_t *w, const int8_t *x, size_t planes, size_t d4)
+/* Of feature i of a column with a plane of x, whose steps are `step` bytes apart. */
+static int32_t byte_sum(const uint8_t *column, size_t i, const int8_t *x, size_t step, size_t d16)
 {
     int32_t sum = 0;
-    for (size_t k = 0; k < d4; k++)
-        for (size_t b = 0; b < 4; b++)
-            sum += w[k * 192 + b] * x[k * planes * 4 + b];
+    for (size_t k = 0; k < d16; k++)
+        for (size_t b = 0; b < 16; b++)
+            sum += column[k * 256 + i % 4 * 64 + i / 4 * 16 + b] * x[k * step + b];
     return sum;
 }
 
 /* Any bytes, or the largest products, which an instruction that saturates gets wrong. */
-static void int8_panels_case(size_t n_panels, size_t planes, size_t d4, bool extreme)
+static void fill_bytes(uint8_t *w, size_t n_w, int8_t *x, size_t n_x, bool extreme)
 {
-    const size_t n = 48 * n_panels, ldc = n + below(4), c_ints = (planes - 1) * ldc + n;
-    uint8_t *w = place(0, n * d4 * 4, 64);
-    int8_t *x = place(1, planes * d4 * 4, 1);
-    int32_t *want = (int32_t *)(void *)scratch(c_ints);
-    for (size_t i = 0; i < n * d4 * 4; i++)
+    for (size_t i = 0; i < n_w; i++)
         w[i] = extreme ? 255 : (uint8_t)rng();
-    for (size_t i = 0; i < planes * d4 * 4; i++)
-        x[i] = (int8_t)(extreme ? (i / 4 % planes % 2 ? 127 : -128) : (int)(rng() & 255) - 128);
+    for (size_t i = 0; i < n_x; i++)
+        x[i] = (int8_t)(extreme ? (i / 16 % 3 ? 127 : -128) : (int)(rng() & 255) - 128);
+}
+
+static void int8_columns_case(size_t n_columns, size_t planes, size_t d16, bool extreme)
+{
+    const size_t n = 16 * n_columns, ldc = n + below(4), c_ints = planes && n ? (planes - 1) * ldc + n : 0;
+    uint8_t *w = place(0, n * d16 * 16, 64);
+    int8_t *x = place(1, planes * d16 * 16, 1);
+    int32_t *want = (int32_t *)(void *)scratch(c_ints);
+    fill_bytes(w, n * d16 * 16, x, planes * d16 * 16, extreme);
     for (size_t q = 0; q < planes; q++)
         for (size_t j = 0; j < n; j++)
-            want[q * ldc + j] = byte_sum(w + j / 48 * d4 * 192 + j % 48 * 4, x + q * 4, planes, d4);
+            want[q * ldc + j] = byte_sum(w + j / 16 * d16 * 256, j % 16, x + q * 16, planes * 16, d16);
     for (size_t i = 0; i < n_tables; i++) {
         const watch out = watched(2, c_ints * 4, 4);
-        tables[i]->int8_panels((int32_t *)(void *)out.at, ldc, w, n_panels, x, planes, d4);
-        check_floats(tables[i], "int8_panels", &out, (const float *)(const void *)want,
-                     shape("panels %zu planes %zu d4 %zu extreme %d", n_panels, planes, d4, extreme));
+        tables[i]->int8_columns((int32_t *)(void *)out.at, ldc, w, n_columns, x, planes, d16);
+        check_floats(tables[i], "int8_columns", &out, (const float *)(const void *)want,
+                     shape("columns %zu planes %zu d16 %zu extreme %d", n_columns, planes, d16, extreme));
     }
 }
 
-static void test_int8_panels(void)
+static void test_int8_columns(void)
 {
-    for (size_t planes = 2; planes <= 8; planes *= 2) {
-        for (size_t n_panels = 0; n_panels <= 9; n_panels++)
-            int8_panels_case(n_panels, planes, below(20), n_panels % 2);
-        for (size_t s = 0; s < N_SIZES; s++)
-            int8_panels_case(1 + below(5), planes, sizes[s], rng() % 4 == 0);
-        int8_panels_case(1, planes, 4096, true);
+    for (size_t planes = 0; planes <= 13; planes++) {
+        for (size_t n_columns = 0; n_columns <= 7; n_columns++)
+            int8_columns_case(n_columns, planes, below(9), n_columns % 2);
+        for (size_t s = 0; s < N_SIZES; s += 3)
+            int8_columns_case(1 + below(7), planes, sizes[s], rng() % 4 == 0);
+        int8_columns_case(1, planes, 1024, true);
     }
+}
+
+static void int8_pairs_case(size_t n, size_t d16, bool extreme)
+{
+    enum { COLUMNS = 3 };
+    const size_t n_w = COLUMNS * d16 * 256, n_x = n * d16 * 16;
+    uint8_t *w = place(0, n_w, 64);
+    int8_t *x = place(1, n_x, 1);
+    int32_t *ids = place(3, n * sizeof *ids, sizeof *ids), *want = (int32_t *)(void *)scratch(n);
+    const int8_t *rows[40];
+    fill_bytes(w, n_w, x, n_x, extreme);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = (int32_t)below(16 * COLUMNS);
+        rows[i] = x + (n - 1 - i) * d16 * 16;
+        want[i] = byte_sum(w + (size_t)ids[i] / 16 * d16 * 256, (size_t)ids[i] % 16, rows[i], 16, d16);
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch out = watched(2, n * 4, 4);
+        tables[i]->int8_pairs((int32_t *)(void *)out.at, w, ids, rows, n, d16);
+        check_floats(tables[i], "int8_pairs", &out, (const float *)(const void *)want, shape("n %zu d16 %zu extreme %d", n, d16, extreme));
+    }
+}
+
+static void test_int8_pairs(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++)
+        for (size_t n = 0; n <= 36; n += 1 + below(5))
+            int8_pairs_case(n, sizes[s] % 150, rng() % 4 == 0);
+    int8_pairs_case(5, 1024, true);
 }
 
 static void screen_case(size_t n, bool two, bool thresholds, mix values)
@@ -929,7 +992,7 @@ static void screen_case(size_t n, bool two, bool thresholds, mix values)
     }
     int32_t *first = place(0, n * 4, 4), *second = place(1, n * 4, 4), *want_ids = (int32_t *)(void *)scratch(n);
     float *want = scratch(n);
-    const saei_span x = {number(PLAIN), fabsf(number(PLAIN)), fabsf(number(values)), (int32_t)(rng() & 0xfffff), (int32_t)(rng() & 0xffff)};
+    saei_span x = {number(PLAIN), fabsf(number(PLAIN)), fabsf(number(values)), 0.0f, (int32_t)(rng() & 0xfffff), (int32_t)(rng() & 0xffff)};
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {
         const size_t j = j0 + i;
@@ -937,10 +1000,12 @@ static void screen_case(size_t n, bool two, bool thresholds, mix values)
         second[i] = (int32_t)(rng() & 0xffffff) - (1 << 23);
         const float a = (float)(first[i] - x.first_offset), b = (float)(second[i] - x.second_offset);
         want[i] = fmaf(v[0][j] * x.scale, two ? fmaf(a, 256.0f, b) : a, fmaf(v[1][j], x.norm, v[2][j] * x.slack)) + v[3][j];
-        v[4][j] = thresholds ? near(want[i]) : 0.0f;
-        if (!(want[i] < v[4][j]))
-            want_ids[m++] = (int32_t)j;
+        v[4][j] = thresholds ? near(want[i]) : -INFINITY;
     }
+    x.floor = n && rng() % 2 ? near(want[below(n)]) : 0.0f;
+    for (size_t i = 0; i < n; i++)
+        if (!(want[i] < v[4][j0 + i]) && !(want[i] < x.floor))
+            want_ids[m++] = (int32_t)(j0 + i);
     const saei_bound bound = {v[0], v[1], v[2], v[3], thresholds ? v[4] : NULL};
     for (size_t i = 0; i < n_tables; i++) {
         const watch u = watched(2, n * 4, 4), w = watched(8, n * 4, 4);
@@ -1178,14 +1243,22 @@ static void bench_pack_lanes(bench *b)
     b->k->pack_lanes(b->c, b->w, b->n, BENCH_D);
 }
 
-static void bench_int8_panels(bench *b) /* 4 panels at a time for all rows, as an encode does; w taken as bytes */
+static void bench_int8_columns(bench *b) /* 3 columns at a time for all rows, as an encode does; w taken as bytes */
 {
-    enum { D4 = BENCH_D / 4 };
-    for (size_t p = 0; p < BENCH_N / 48; p += 4)
-        for (size_t q = 0; q < b->rows; q += 8)
-            b->k->int8_panels((int32_t *)(void *)b->c, 192, (const uint8_t *)b->w + p * D4 * 192,
-                              BENCH_N / 48 - p < 4 ? BENCH_N / 48 - p : 4, (const int8_t *)b->x + q * D4 * 4, b->rows < 8 ? b->rows : 8,
-                              D4);
+    enum { D16 = BENCH_D / 16 };
+    for (size_t p = 0; p < BENCH_N / 16; p += 3)
+        for (size_t q = 0; q < b->rows; q += 6)
+            b->k->int8_columns((int32_t *)(void *)b->c, 48, (const uint8_t *)b->w + p * D16 * 256, 3, (const int8_t *)b->x + q * D16 * 16,
+                               b->rows - q < 6 ? b->rows - q : 6, D16);
+}
+
+static void bench_dot_pairs(bench *b)
+{
+    int32_t rows[16];
+    for (size_t i = 0; i < 16; i++)
+        rows[i] = (int32_t)(i * 5 % b->rows);
+    for (size_t i = 0; i < b->n; i += 16)
+        b->k->dot_pairs(b->c, &b->m, b->ids + i, b->x, BENCH_D, rows, 16);
 }
 
 static void bench_products(bench *b)
@@ -1196,7 +1269,7 @@ static void bench_products(bench *b)
         time_it(b, "panels 512 rows", bench_panels, 512 / 64 * 4 * weights, 512 * 2 * weights);
     b->rows = 64;
     for (b->rows = 2; b->rows <= 64; b->rows *= b->rows < 8 ? 2 : 8)
-        time_it(b, shape("int8_panels %zu planes", b->rows), bench_int8_panels, weights, (double)b->rows * 2 * weights);
+        time_it(b, shape("int8_columns %zu planes", b->rows), bench_int8_columns, weights, (double)b->rows * 2 * weights);
     b->rows = 64;
     time_it(b, "panels 64 rows", bench_panels, 4 * weights, 64 * 2 * weights);
     for (b->rows = 8; b->rows > 2; b->rows /= 2)
@@ -1216,6 +1289,10 @@ static void bench_products(bench *b)
             b->n = 256;
             time_it(b, shape("dot_rows %s %zu rows, 256 scattered", sae_dtype_name(dtypes[t]), b->rows), bench_scattered,
                     bytes * 256 * BENCH_D, rows * 2 * 256 * BENCH_D);
+            b->rows = b->rows == 1 ? 1 : 64;
+            time_it(b, shape("dot_pairs %s, 256 with %zu rows", sae_dtype_name(dtypes[t]), b->rows), bench_dot_pairs, bytes * 256 * BENCH_D,
+                    2.0 * 256 * BENCH_D);
+            b->rows = b->rows == 1 ? 1 : 4;
         }
     for (b->n = 1; b->n <= 16; b->n *= 4)
         for (b->rows = 1; b->rows <= 64; b->rows *= 8)
@@ -1302,9 +1379,9 @@ static int run_bench(const char *only, const char *word)
 static const struct {
     void (*run)(void);
     const char *name;
-} tests[] = {TEST(tables_differ), TEST(widen),   TEST(narrow),      TEST(nonfinite), TEST(pack_rows), TEST(pack_panels),
-             TEST(pack_lanes),    TEST(panels),  TEST(gemv_panels), TEST(gemv_cols), TEST(dot_rows),  TEST(probe),
-             TEST(activate),      TEST(combine), TEST(int8_panels), TEST(screen)};
+} tests[] = {TEST(tables_differ), TEST(widen),   TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
+             TEST(pack_lanes),    TEST(panels),  TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
+             TEST(activate),      TEST(combine), TEST(int8_columns), TEST(int8_pairs), TEST(dot_pairs), TEST(screen)};
 
 static volatile sig_atomic_t running;
 

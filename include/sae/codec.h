@@ -28,7 +28,8 @@ typedef struct sae_ctx_options {
     uint32_t struct_size;
     int32_t max_rows; /* rows worked on at once, 1 .. 64; 0 = 64. Calls may bring any number; results do not depend on it.
                          A temporal SAE: the longest sequence, 1 .. 65536; 0 = 1024. A call's rows are one sequence */
-    int32_t screen;   /* with SAE_PREPARE_SCREEN, the same bits: SAE_YES always, SAE_NO never, SAE_DEFAULT where it has been faster */
+    int32_t screen;   /* with SAE_PREPARE_SCREEN, the same bits: SAE_YES for all rows that it holds for, SAE_NO never, SAE_DEFAULT where
+                         that is faster */
 } sae_ctx_options;
 
 /* Bytes that sae_ctx_create will ask of the allocator (most of it is touched only when many features are active at once). */

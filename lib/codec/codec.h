@@ -91,14 +91,29 @@ typedef struct saei_sequence {
 
 size_t saei_sequence_layout(saei_sequence *out, const sae_model *model, size_t max_rows, unsigned char *block);
 
+/* Bounds of a row from its first plane alone and from both. */
+typedef struct saei_spans {
+    saei_span coarse, fine;
+} saei_spans;
+
+/* Features of rows that wait for their dots, of one worker. */
+typedef struct saei_pairs {
+    size_t n;
+    int32_t rows[16], ids[16];
+    size_t places[16]; /* of their codes, in saei_work.val */
+} saei_pairs;
+
 /* Scratch of screened encodes. */
 typedef struct saei_screening {
-    float *dense;     /* [max_rows][d_in]: the rows that are encoded densely after all */
-    int8_t *planes;   /* of groups of rows: [d4][planes of a group][4] */
-    saei_span *spans; /* [max_rows] */
-    int32_t *sums;    /* per worker: [SAEI_PLANES][features of a step] */
-    int32_t *map;     /* [max_rows]: which rows `dense` holds */
-    int32_t *count;   /* [max_rows]: candidates; -1 = the row is to be encoded densely */
+    float *dense;      /* [max_rows][d_in]: the rows that are encoded densely after all */
+    int8_t *high;      /* first planes by groups of rows: [d16][rows of the group][16]; of few rows [d16][rows][both planes][16] */
+    int8_t *low;       /* [max_rows][d16][16] second planes */
+    saei_spans *spans; /* [max_rows] */
+    int32_t *sums;     /* per worker: [step_sums] */
+    size_t step_sums;
+    saei_pairs *pairs;       /* per worker */
+    int32_t *map;            /* [max_rows]: which rows `dense` holds */
+    _Atomic(int32_t) *count; /* [max_rows]: candidates; -1 = the row is to be encoded densely */
 } saei_screening;
 
 struct sae_ctx {

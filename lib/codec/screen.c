@@ -1,38 +1,56 @@
-/* Encodes through the screen of model/screen.h: a pass over its bytes finds the features of each row that may be active, the candidates; their
- * exact dots make the codes, by the same functions as in a dense encode. Rows that the error terms do not hold for, and rows with so many
- * candidates that the dense products are faster, are encoded densely together. */
+/* Encodes through the screen of model/screen.h. A pass over its bytes, with rows in 8 bits, finds the features of each row that may be active;
+ * 8 more bits of the row thin them out while their bytes are still in the caches; what is left, the candidates, get their exact dots, which
+ * make the codes by the same functions as in a dense encode. Up to SAEI_FEW rows, whose pass waits for memory, go through it in 16 bits at
+ * once.
+ *
+ * A top-k knows its threshold only afterwards. Its bounds are kept, and what somewhat more than k values exceed is guessed from them; where at
+ * least k codes do exceed the guess, the k largest are the selection.
+ *
+ * Rows that the error terms do not hold for, rows with so many candidates that the dense products are faster, and rows whose guess was too
+ * high are encoded densely together. */
 #include "codec/screen.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    STEP = 4 * SAEI_PANEL, /* features whose sums are taken at once: their weights stay in L2 while the rows pass */
-    CHUNK = 64,            /* candidates per task */
-    SEED_GROUPS = 4,       /* groups of bounds for each feature that is to be found among the largest */
-    SMALL = 1 << 20,       /* weights of an encoder below which a dense encode is as fast */
-    GATE_ROWS = 64,        /* rows whose mean share of candidates decides whether screening pays */
-    GATE_PAUSE = 4096      /* rows encoded densely before screening is tried again */
+    GROUP = 6,        /* rows whose first planes lie together */
+    STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
+    STEP_FEW = 192,   /* the same of few rows, whose bytes pass once */
+    LANES = 16,       /* pairs scored at once */
+    SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
+    GATE_ROWS = 64,   /* rows whose mean share of candidates decides whether screening pays */
+    GATE_PAUSE = 4096 /* rows encoded densely before screening is tried again */
 };
+
+static size_t at_most(size_t n, size_t most)
+{
+    return n < most ? n : most;
+}
 
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block)
 {
-    const size_t d = (size_t)model->parts.d_in, workers = model->env->host.max_workers;
-    const size_t groups = (max_rows + SAEI_PLANES - 1) / SAEI_PLANES;
+    const size_t d = (size_t)model->parts.d_in, d16 = (d + 15) / 16, workers = model->env->host.max_workers;
+    const size_t few = at_most(max_rows, SAEI_FEW) * 2 * STEP_FEW, many = max_rows > SAEI_FEW ? max_rows * STEP : 0;
+    const size_t step_sums = few > many ? few : many;
     size_t total = 0;
     const size_t dense = saei_reserve(&total, max_rows * d, sizeof(float));
-    const size_t planes = saei_reserve(&total, groups * ((d + 3) / 4), SAEI_PLANES * 4);
-    const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_span)),
-                 sums = saei_reserve(&total, workers * SAEI_PLANES, STEP * sizeof(int32_t));
+    const size_t high = saei_reserve(&total, (max_rows + SAEI_FEW) * d16, 16), low = saei_reserve(&total, max_rows * d16, 16);
+    const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_spans));
+    const size_t sums = saei_reserve(&total, workers * step_sums, sizeof(int32_t));
+    const size_t pairs = saei_reserve(&total, workers, sizeof(saei_pairs));
     const size_t map = saei_reserve(&total, max_rows, sizeof(int32_t)), counts = saei_reserve(&total, max_rows, sizeof(int32_t));
     if (!block || total == SIZE_MAX)
         return total;
     *s = (saei_screening){.dense = (float *)(void *)(block + dense),
-                          .planes = (int8_t *)(block + planes),
-                          .spans = (saei_span *)(void *)(block + spans),
+                          .high = (int8_t *)(block + high),
+                          .low = (int8_t *)(block + low),
+                          .spans = (saei_spans *)(void *)(block + spans),
                           .sums = (int32_t *)(void *)(block + sums),
+                          .step_sums = step_sums,
+                          .pairs = (saei_pairs *)(void *)(block + pairs),
                           .map = (int32_t *)(void *)(block + map),
-                          .count = (int32_t *)(void *)(block + counts)};
+                          .count = (_Atomic(int32_t) *)(void *)(block + counts)};
     return total;
 }
 
@@ -41,11 +59,21 @@ typedef struct screen_job {
     const saei_screen *screen;
     saei_work *work;
     const saei_screening *s;
+    saei_matrix rows; /* the encoder's */
     size_t n;
-    bool two;      /* planes a row: few rows are read in 16 bits */
-    size_t planes; /* of a group of rows */
-    _Atomic(int64_t) bad;
+    bool few;
+    bool always; /* no row is left to a dense encode because that is faster */
 } screen_job;
+
+static bool is_dense(const screen_job *j, size_t r)
+{
+    return atomic_load_explicit(j->s->count + r, memory_order_relaxed) < 0;
+}
+
+static void leave_dense(const screen_job *j, size_t r)
+{
+    atomic_store_explicit(j->s->count + r, -1, memory_order_relaxed);
+}
 
 /* ---- rows in bytes ---- */
 
@@ -70,41 +98,68 @@ static lengths lengths_of(const float *x, const float *centre, size_t d)
 /* Adding this and taking it away again rounds a small double to an integer, ties to even. */
 #define ROUNDER 0x1.8p52
 
-/* Writes the planes of a row, `step` bytes from one group of four to the next; returns ||x - centre - scale * planes||. */
-static double write_planes(saei_span *span, int8_t *to, size_t step, const float *x, const float *centre, size_t d, bool two)
+/* What a row less its centre loses in one and in two planes: lengths. */
+typedef struct losses {
+    double coarse, fine;
+} losses;
+
+static losses write_planes(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
+                           const float *centre, size_t d)
 {
-    const double scale = (double)span->scale, inverse = scale > 0.0 ? 1.0 / scale : 0.0, most = two ? 32639.0 : 127.0;
-    double lost[4] = {0};
-    for (size_t k = 0; k < d; k++) {
-        const double z = centre ? (double)x[k] - (double)centre[k] : (double)x[k];
+    const double scale = (double)spans->fine.scale, inverse = scale > 0.0 ? 1.0 / scale : 0.0;
+    double fine[4] = {0}, coarse[4] = {0};
+    int32_t first = 0, second = 0;
+    for (size_t k = 0; k < (d + 15) / 16 * 16; k++) {
+        const double z = k >= d ? 0.0 : centre ? (double)x[k] - (double)centre[k] : (double)x[k];
         double q = (z * inverse + ROUNDER) - ROUNDER;
-        q = q > most ? most : q < -most ? -most : q;
-        lost[k % 4] += (z - scale * q) * (z - scale * q);
-        int8_t *at = to + k / 4 * step + k % 4;
-        const int32_t i = (int32_t)q, high = two ? (i + 128) >> 8 : i, low = i - high * 256;
-        at[0] = (int8_t)high;
-        span->first_offset += 128 * high;
-        if (two) {
-            at[4] = (int8_t)low;
-            span->second_offset += 128 * low;
-        }
+        q = q > 32639.0 ? 32639.0 : q < -32639.0 ? -32639.0 : q;
+        const int32_t i = (int32_t)q, h = (i + 128) >> 8, l = i - h * 256;
+        const double lost = z - scale * q, lost_first = z - scale * (double)(h * 256);
+        fine[k % 4] += lost * lost;
+        coarse[k % 4] += lost_first * lost_first;
+        high[k / 16 * high_step + k % 16] = (int8_t)h;
+        low[k / 16 * low_step + k % 16] = (int8_t)l;
+        first += h;
+        second += l;
     }
-    return sqrt(lost[0] + lost[1] + (lost[2] + lost[3]));
+    spans->fine.first_offset = spans->coarse.first_offset = 128 * first;
+    spans->fine.second_offset = 128 * second;
+    return (losses){sqrt(coarse[0] + coarse[1] + (coarse[2] + coarse[3])), sqrt(fine[0] + fine[1] + (fine[2] + fine[3]))};
 }
 
-bool saei_screen_row(saei_span *span, int8_t *to, size_t step, const float *x, const saei_screen *screen, size_t d, bool two)
+bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
+                     const saei_screen *screen, size_t d)
 {
     const lengths l = lengths_of(x, screen->centre, d);
-    *span = (saei_span){0};
+    *spans = (saei_spans){0};
     if (!(l.x <= 0x1p60) || (l.x > 0.0 && l.x < 0x1p-40) || !(l.z <= 0x1p60))
         return false;
-    span->scale = (float)(l.largest / (two ? 32639.0 : 127.0));
-    if (l.largest > 0.0 && !(span->scale >= 0x1p-60f))
+    spans->fine.scale = (float)(l.largest / 32639.0);
+    if (l.largest > 0.0 && !(spans->fine.scale >= 0x1p-60f))
         return false;
-    const double lost = write_planes(span, to, step, x, screen->centre, d, two), u = 0x1p-24, m = (double)(d + 2);
-    span->norm = saei_round_up(l.z * (1 + 0x1p-20));
-    span->slack = saei_round_up((lost * (1 + 1e-9) + m * u / (1 - m * u) * l.x + 16 * u * l.z) * (1 + 0x1p-20));
+    spans->coarse.scale = 256.0f * spans->fine.scale;
+    const losses lost = write_planes(spans, high, high_step, low, low_step, x, screen->centre, d);
+    const double u = 0x1p-24, m = (double)(d + 2), rest = m * u / (1 - m * u) * l.x + 16 * u * l.z;
+    spans->coarse.norm = spans->fine.norm = saei_round_up(l.z * (1 + 0x1p-20));
+    spans->coarse.slack = saei_round_up((lost.coarse * (1 + 1e-9) + rest) * (1 + 0x1p-20));
+    spans->fine.slack = saei_round_up((lost.fine * (1 + 1e-9) + rest) * (1 + 0x1p-20));
     return true;
+}
+
+/* Planes of the rows first .. that lie together: two of each of few rows, else the first of each. */
+static size_t planes_of(const screen_job *j, size_t first)
+{
+    return j->few ? 2 * j->n : at_most(GROUP, j->n - first);
+}
+
+static int8_t *high_of(const screen_job *j, size_t first)
+{
+    return j->s->high + first * j->screen->d16 * 16;
+}
+
+static int8_t *low_of(const screen_job *j, size_t r)
+{
+    return j->s->low + r * j->screen->d16 * 16;
 }
 
 static void row_task(void *job, uint32_t r, uint32_t worker)
@@ -112,30 +167,199 @@ static void row_task(void *job, uint32_t r, uint32_t worker)
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    const size_t d = (size_t)j->model->parts.d_in, per_group = j->two ? j->planes / 2 : j->planes;
-    int8_t *to = j->s->planes + r / per_group * j->screen->d4 * j->planes * 4 + r % per_group * (j->two ? 8 : 4);
-    const bool fits = saei_screen_row(j->s->spans + r, to, j->planes * 4, j->work->xc + r * d, j->screen, d, j->two);
-    j->s->count[r] = fits ? 0 : -1;
+    const size_t d = (size_t)j->model->parts.d_in, first = j->few ? 0 : r - r % GROUP, step = planes_of(j, first) * 16;
+    int8_t *high = high_of(j, first) + (r - first) * (j->few ? 32 : 16);
+    const float *x = j->work->xc + r * d;
+    saei_spans *spans = j->s->spans + r;
+    const bool fits = j->few ? saei_screen_row(spans, high, step, high + 16, step, x, j->screen, d)
+                             : saei_screen_row(spans, high, step, low_of(j, r), 16, x, j->screen, d);
+    atomic_store_explicit(j->s->count + r, fits ? 0 : -1, memory_order_relaxed);
+    saei_fp_leave(mode);
+}
+
+/* ---- exact dots ---- */
+
+/* Pre-activations that are not finite, of a row and of the tile of a feature, which one task at a time works on. */
+static void count_bad(const screen_job *j, size_t row, size_t feature, int64_t bad)
+{
+    j->work->bad[row * j->model->n_tiles + feature / SAEI_TILE] += (size_t)bad;
+}
+
+/* Scores the pairs that wait. */
+static void score_pairs(const screen_job *j, saei_pairs *p)
+{
+    float dots[LANES];
+    j->model->env->kernels->dot_pairs(dots, &j->rows, p->ids, j->work->xc, (size_t)j->model->parts.d_in, p->rows, p->n);
+    for (size_t i = 0; i < p->n; i++) {
+        int64_t bad = 0;
+        j->work->val[p->places[i]] = saei_code(&j->model->act, (size_t)p->ids[i], dots[i], &bad);
+        count_bad(j, (size_t)p->rows[i], (size_t)p->ids[i], bad);
+    }
+    p->n = 0;
+}
+
+static void flush_task(void *job, uint32_t i, uint32_t worker)
+{
+    (void)worker;
+    const saei_fpmode mode = saei_fp_enter();
+    const screen_job *j = job;
+    score_pairs(j, j->s->pairs + i);
     saei_fp_leave(mode);
 }
 
 /* ---- the pass over the bytes ---- */
 
-/* Candidates, or for a top-k bounds, of features j0 .. j0 + nj - 1 from the sums of a group of rows. */
-static void judge_group(const screen_job *j, uint32_t tile, size_t tile_first, size_t group, const int32_t *sums, size_t j0, size_t nj)
+/* A step of a task: the sums of features first .. first + n - 1 with all rows. */
+typedef struct step {
+    uint32_t tile;
+    saei_tile at;
+    size_t first, n;
+    int32_t *sums; /* [rows, or planes of few rows][each] */
+    size_t each;   /* features of a whole step */
+    saei_pairs *pairs;
+} step;
+
+static step step_of(const screen_job *j, uint32_t tile, uint32_t worker)
 {
-    const saei_kernels *k = j->model->env->kernels;
-    const size_t n = (size_t)j->model->parts.d_sae, per_group = j->two ? j->planes / 2 : j->planes, r0 = group * per_group;
-    for (size_t r = r0; r < j->n && r < r0 + per_group; r++) {
-        const int32_t *first = sums + (r - r0) * (j->two ? 2 : 1) * STEP, *second = j->two ? first + STEP : NULL;
-        int32_t *count = j->work->count + r * j->model->n_tiles + tile;
-        if (j->s->count[r] < 0)
+    return (step){.tile = tile,
+                  .at = saei_tile_of(j->model, tile),
+                  .sums = j->s->sums + worker * j->s->step_sums,
+                  .each = j->few ? STEP_FEW : STEP,
+                  .pairs = j->s->pairs + worker};
+}
+
+/* The next step of the tile; false after the last. */
+static bool next_step(step *t)
+{
+    t->first = t->n ? t->first + t->n : t->at.first;
+    t->n = at_most(t->at.end - t->first, t->each);
+    return t->n > 0;
+}
+
+static void take_sums(const screen_job *j, const step *t)
+{
+    const size_t d16 = j->screen->d16, columns = (t->n + SAEI_COLUMN - 1) / SAEI_COLUMN;
+    for (size_t r = 0; r < j->n; r += j->few ? j->n : GROUP)
+        j->model->env->kernels->int8_columns(t->sums + r * t->each, t->each, j->screen->columns + t->first * d16 * 16, columns,
+                                             high_of(j, r), planes_of(j, r), d16);
+}
+
+/* Sums of row r of a step; of the second plane, NULL if that has not been multiplied. */
+static const int32_t *first_sums(const screen_job *j, const step *t, size_t r)
+{
+    return t->sums + (j->few ? 2 * r : r) * t->each;
+}
+
+static const int32_t *second_sums(const screen_job *j, const step *t, size_t r)
+{
+    return j->few ? first_sums(j, t, r) + t->each : NULL;
+}
+
+static const saei_span *span_of(const screen_job *j, size_t r)
+{
+    return j->few ? &j->s->spans[r].fine : &j->s->spans[r].coarse;
+}
+
+/* A feature of row r waits for its dot. */
+static void add_candidate(const screen_job *j, const step *t, size_t r, int32_t id)
+{
+    saei_pairs *p = t->pairs;
+    int32_t *count = j->work->count + r * j->model->n_tiles + t->tile;
+    const size_t place = r * (size_t)j->model->parts.d_sae + t->at.first + (size_t)(*count)++;
+    j->work->idx[place] = id;
+    p->rows[p->n] = (int32_t)r;
+    p->ids[p->n] = id;
+    p->places[p->n++] = place;
+    if (p->n == LANES)
+        score_pairs(j, p);
+}
+
+/* U of feature j from both planes as simd/kernels.h has it, but in double: its roundings are smaller than those that the slack pays for. */
+static double fine_bound(const saei_bound *b, const saei_span *x, size_t j, int32_t first, int32_t second)
+{
+    const double sum = (double)(first - x->first_offset) * 256.0 + (double)(second - x->second_offset);
+    const double lost = (double)b->error[j] * (double)x->norm + (double)b->norm[j] * (double)x->slack;
+    return (double)b->scale[j] * (double)x->scale * sum + lost + (double)b->top[j];
+}
+
+/* Pairs that the first plane leaves open. */
+typedef struct open_pairs {
+    size_t n;
+    int32_t ids[LANES], first[LANES]; /* and the sums of the first plane */
+    size_t rows[LANES];
+} open_pairs;
+
+/* Those that the second plane leaves open too become candidates. */
+static void thin_out(const screen_job *j, const step *t, open_pairs *p)
+{
+    const saei_bound *b = &j->screen->bound;
+    int32_t second[LANES];
+    const int8_t *low[LANES];
+    for (size_t i = 0; i < p->n; i++)
+        low[i] = low_of(j, p->rows[i]);
+    j->model->env->kernels->int8_pairs(second, j->screen->columns, p->ids, low, p->n, j->screen->d16);
+    for (size_t i = 0; i < p->n; i++) {
+        const size_t f = (size_t)p->ids[i];
+        const saei_span *x = &j->s->spans[p->rows[i]].fine;
+        const double u = fine_bound(b, x, f, p->first[i], second[i]);
+        if (!(u < (double)(b->threshold ? b->threshold[f] : 0.0f)) && !(u < (double)x->floor))
+            add_candidate(j, t, p->rows[i], p->ids[i]);
+    }
+    p->n = 0;
+}
+
+static void judge(const screen_job *j, const step *t, size_t r, open_pairs *open)
+{
+    int32_t ids[STEP_FEW];
+    const size_t m =
+        j->model->env->kernels->screen(ids, first_sums(j, t, r), second_sums(j, t, r), t->n, t->first, &j->screen->bound, span_of(j, r));
+    for (size_t i = 0; i < m; i++) {
+        if (j->few) {
+            add_candidate(j, t, r, ids[i]);
             continue;
-        if (j->model->parts.k)
-            k->bounds(j->work->val + r * n + j0, first, second, nj, j0, &j->screen->bound, j->s->spans + r);
-        else
-            *count += (int32_t)k->screen(j->work->idx + r * n + tile_first + (size_t)*count, first, second, nj, j0, &j->screen->bound,
-                                         j->s->spans + r);
+        }
+        open->rows[open->n] = r;
+        open->first[open->n] = first_sums(j, t, r)[(size_t)ids[i] - t->first];
+        open->ids[open->n++] = ids[i];
+        if (open->n == LANES)
+            thin_out(j, t, open);
+    }
+}
+
+/* Judges a step with all rows that are not left to a dense encode. */
+static void judge_rows(const screen_job *j, const step *t)
+{
+    open_pairs open = {.n = 0};
+    for (size_t r = 0; r < j->n; r++)
+        if (!is_dense(j, r))
+            judge(j, t, r, &open);
+    thin_out(j, t, &open);
+}
+
+/* Time that a dense encode of a row would save in a tile, in reads of its weights: measured, a candidate costs its share of such a read, a row
+ * in a batch of dense ones a sixteenth. */
+static double saved_by_dense(const screen_job *j, const step *t, size_t r)
+{
+    const double share = (double)j->work->count[r * j->model->n_tiles + t->tile] / (double)(t->at.end - t->at.first);
+    return is_dense(j, r) ? 0.0 : share - 0.0625;
+}
+
+/* Rows with many candidates in a tile are left to a dense encode if together they save the read that it begins with. */
+static void leave_to_dense(const screen_job *j, const step *t)
+{
+    double saved = 0.0;
+    for (size_t r = 0; r < j->n; r++)
+        saved += saved_by_dense(j, t, r) > 0.0 ? saved_by_dense(j, t, r) : 0.0;
+    for (size_t r = 0; r < j->n && saved > 1.0 && !j->always; r++)
+        if (saved_by_dense(j, t, r) > 0.0)
+            leave_dense(j, r);
+}
+
+static void begin_tile(const screen_job *j, uint32_t tile)
+{
+    for (size_t r = 0; r < j->n; r++) {
+        j->work->count[r * j->model->n_tiles + tile] = 0;
+        j->work->bad[r * j->model->n_tiles + tile] = 0;
     }
 }
 
@@ -143,244 +367,156 @@ static void screen_task(void *job, uint32_t tile, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    const saei_tile t = saei_tile_of(j->model, tile);
-    const size_t d4 = j->screen->d4, per_group = j->two ? j->planes / 2 : j->planes;
-    int32_t *sums = j->s->sums + worker * SAEI_PLANES * STEP;
-    for (size_t r = 0; r < j->n; r++)
-        j->work->count[r * j->model->n_tiles + tile] = 0;
-    for (size_t j0 = t.first; j0 < t.end; j0 += STEP) {
-        const size_t nj = t.end - j0 < STEP ? t.end - j0 : STEP;
-        for (size_t group = 0; group * per_group < j->n; group++) {
-            j->model->env->kernels->int8_panels(sums, STEP, j->screen->panels + j0 * d4 * 4, (nj + SAEI_PANEL - 1) / SAEI_PANEL,
-                                                j->s->planes + group * d4 * j->planes * 4, j->planes, d4);
-            judge_group(j, tile, t.first, group, sums, j0, nj);
-        }
+    step t = step_of(j, tile, worker);
+    begin_tile(j, tile);
+    while (next_step(&t)) {
+        take_sums(j, &t);
+        judge_rows(j, &t);
     }
+    leave_to_dense(j, &t);
+    saei_fp_leave(mode);
+}
+
+/* ---- top-k ---- */
+
+static void bound_task(void *job, uint32_t tile, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const screen_job *j = job;
+    step t = step_of(j, tile, worker);
+    while (next_step(&t)) {
+        take_sums(j, &t);
+        for (size_t r = 0; r < j->n; r++)
+            j->model->env->kernels->bounds(j->work->val + r * (size_t)j->model->parts.d_sae + t.first, first_sums(j, &t, r),
+                                           second_sums(j, &t, r), t.n, t.first, &j->screen->bound, span_of(j, r));
+    }
+    saei_fp_leave(mode);
+}
+
+/* What row r has somewhat more than k values above, as far as the bytes tell; 0 when there are no so many features. What a value differs by
+ * from the middle of its interval is like the dot of random vectors, a sqrt(d)-th of what bounds it; four times that is taken away. */
+static float guess_of(const screen_job *j, size_t r, float *pick)
+{
+    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k), size = fit < 1 ? 1 : at_most(fit, 16);
+    const float *upper = j->work->val + r * n, most_lost = 1.0f + 4.0f / sqrtf((float)j->model->parts.d_in);
+    const saei_bound *b = &j->screen->bound;
+    const saei_span *x = span_of(j, r);
+    size_t groups = 0;
+    for (size_t first = 0; first < n; first += size) {
+        float most = -INFINITY;
+        for (size_t i = first; i < first + at_most(size, n - first); i++) {
+            const float about = upper[i] - (b->error[i] * x->norm + b->norm[i] * x->slack) * most_lost;
+            most = about > most ? about : most;
+        }
+        pick[groups++] = most;
+    }
+    return k < groups ? saei_kth_largest(pick, groups, k) : 0.0f;
+}
+
+static void guess_task(void *job, uint32_t r, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const screen_job *j = job;
+    saei_spans *spans = j->s->spans + r;
+    const float guess = is_dense(j, r) ? 0.0f : guess_of(j, r, j->work->pick + worker * (size_t)j->model->parts.d_sae);
+    spans->coarse.floor = spans->fine.floor = guess > 0.0f ? guess : 0.0f;
+    saei_fp_leave(mode);
+}
+
+/* Candidates by the bounds that were kept, in the places where codes will be written. */
+static void judge_kept(const screen_job *j, const step *t, size_t r)
+{
+    float upper[SAEI_TILE];
+    const size_t n = t->at.end - t->at.first;
+    const float floor = span_of(j, r)->floor;
+    memcpy(upper, j->work->val + r * (size_t)j->model->parts.d_sae + t->at.first, n * sizeof *upper);
+    for (size_t i = 0; i < n; i++)
+        if (!(upper[i] < floor))
+            add_candidate(j, t, r, (int32_t)(t->at.first + i));
+}
+
+static void kept_task(void *job, uint32_t tile, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const screen_job *j = job;
+    const step t = step_of(j, tile, worker);
+    begin_tile(j, tile);
+    for (size_t r = 0; r < j->n; r++)
+        if (!is_dense(j, r))
+            judge_kept(j, &t, r);
+    leave_to_dense(j, &t);
     saei_fp_leave(mode);
 }
 
 /* ---- candidates to codes ---- */
 
-/* Exact codes of m <= CHUNK features of row r, 0 where inactive. */
-static void score(screen_job *j, float *values, const int32_t *ids, size_t m, size_t r)
-{
-    const size_t d = (size_t)j->model->parts.d_in;
-    const saei_matrix rows = saei_model_enc_rows(j->model, 0);
-    float dots[CHUNK];
-    int64_t bad = 0;
-    j->model->env->kernels->dot_rows(dots, m, &rows, ids, 0, m, j->work->xc + r * d, d, 1);
-    for (size_t i = 0; i < m; i++)
-        values[i] = saei_code(&j->model->act, (size_t)ids[i], dots[i], &bad);
-    if (bad)
-        atomic_fetch_add_explicit(&j->bad, bad, memory_order_relaxed);
-}
-
-/* Chunks of all rows one after the other: the candidates of neighbouring tasks are about the same features. */
-static void score_task(void *job, uint32_t i, uint32_t worker)
-{
-    (void)worker;
-    const saei_fpmode mode = saei_fp_enter();
-    screen_job *j = job;
-    const size_t r = i % j->n, at = i / j->n * CHUNK, n = (size_t)j->model->parts.d_sae;
-    const size_t have = j->s->count[r] > 0 ? (size_t)j->s->count[r] : 0;
-    if (at < have)
-        score(j, j->work->val + r * n + at, j->work->idx + r * n + at, have - at < CHUNK ? have - at : CHUNK, r);
-    saei_fp_leave(mode);
-}
-
-/* The codes of a row from its m scored candidates. */
-static void finish_row(const screen_job *j, size_t r, size_t m, float *pick)
-{
-    const size_t n = (size_t)j->model->parts.d_sae;
-    int32_t *idx = j->work->idx + r * n;
-    float *val = j->work->val + r * n;
-    size_t kept = 0;
-    for (size_t i = 0; i < m; i++) {
-        if (val[i] == 0.0f)
-            continue;
-        idx[kept] = idx[i];
-        val[kept++] = val[i];
-    }
-    j->work->n[r] = (int32_t)saei_select(j->model, idx, val, kept, pick);
-}
-
-/* Moves the candidates of a row together. */
-static size_t join_candidates(const screen_job *j, size_t r)
+/* Moves the candidates of a row together; those that turned out active are its codes. Returns how many candidates there were. */
+static size_t join_row(const screen_job *j, size_t r, size_t *active)
 {
     const size_t n = (size_t)j->model->parts.d_sae, tiles = j->model->n_tiles;
     int32_t *idx = j->work->idx + r * n;
+    float *val = j->work->val + r * n;
     size_t have = 0;
+    *active = 0;
     for (size_t t = 0; t < tiles; t++) {
-        const size_t m = (size_t)j->work->count[r * tiles + t];
-        memmove(idx + have, idx + t * SAEI_TILE, m * sizeof *idx);
+        const size_t m = (size_t)j->work->count[r * tiles + t], from = t * SAEI_TILE;
+        for (size_t i = from; i < from + m; i++) {
+            if (val[i] == 0.0f)
+                continue;
+            idx[*active] = idx[i];
+            val[(*active)++] = val[i];
+        }
         have += m;
     }
     return have;
 }
 
-/* Time that a dense encode of a row would save, in reads of the whole encoder: measured, a candidate costs one and a half times its share of
- * such a read, a row in a batch of dense ones a twentieth. */
-static double saved_by_dense(const screen_job *j, size_t r)
+/* Did at least k of a row's codes reach the guess? */
+static bool guess_held(const screen_job *j, size_t r, size_t active)
 {
-    return j->s->count[r] < 0 ? 0.0 : 1.5 * (double)j->s->count[r] / (double)j->model->parts.d_sae - 0.05;
+    const float *val = j->work->val + r * (size_t)j->model->parts.d_sae, floor = span_of(j, r)->floor;
+    int32_t reach = 0;
+    for (size_t i = 0; i < active; i++)
+        reach += val[i] > floor;
+    return floor == 0.0f || reach >= j->model->parts.k;
 }
 
-/* The pass over the bytes is paid. The rows with many candidates are left to a dense encode if together they save the read that it begins
- * with. */
-static void leave_to_dense(const screen_job *j)
-{
-    double saved = 0.0;
-    for (size_t r = 0; r < j->n; r++)
-        saved += saved_by_dense(j, r) > 0.0 ? saved_by_dense(j, r) : 0.0;
-    for (size_t r = 0; r < j->n && saved > 1.0; r++)
-        if (saved_by_dense(j, r) > 0.0)
-            j->s->count[r] = -1;
-}
-
-static sae_status codes_by_threshold(screen_job *j)
-{
-    int32_t most = 0;
-    for (size_t r = 0; r < j->n; r++)
-        if (j->s->count[r] >= 0)
-            j->s->count[r] = (int32_t)join_candidates(j, r);
-    leave_to_dense(j);
-    for (size_t r = 0; r < j->n; r++)
-        most = j->s->count[r] > most ? j->s->count[r] : most;
-    if (most && saei_run(&j->model->env->host, j, score_task, (uint32_t)(((size_t)most + CHUNK - 1) / CHUNK * j->n)))
-        return SAE_E_HOST;
-    for (size_t r = 0; r < j->n; r++)
-        if (j->s->count[r] >= 0)
-            finish_row(j, r, (size_t)j->s->count[r], NULL);
-    return SAE_OK;
-}
-
-/* ---- top-k ---- */
-
-/* A row with more candidates than this is slower than its dense encode. */
-static size_t most_candidates(const screen_job *j)
-{
-    return (size_t)((double)j->model->parts.d_sae * (j->two ? 0.65 : 0.35));
-}
-
-/* A bound that at least `want` of the n have: the want-th largest of the maxima of groups. A NaN, of an infinite bound, becomes one. */
-static float seed_floor(float *upper, size_t n, size_t want, float *pick)
-{
-    const size_t fit = n / (SEED_GROUPS * want), size = fit < 1 ? 1 : fit > CHUNK ? CHUNK : fit;
-    size_t groups = 0;
-    for (size_t i = 0; i < n; i += size, groups++) {
-        float most = -INFINITY;
-        for (size_t q = i; q < n && q < i + size; q++) {
-            if (isnan(upper[q]))
-                upper[q] = INFINITY;
-            most = upper[q] > most ? upper[q] : most;
-        }
-        pick[groups] = most;
-    }
-    const float floor = saei_kth_largest(pick, groups, want < groups ? want : groups);
-    return floor > 0.0f ? floor : 0.0f;
-}
-
-/* Those of n features whose bound is at least `low`, ascending. */
-static size_t at_least(int32_t *ids, const float *upper, size_t n, float low)
-{
-    size_t m = 0;
-    for (size_t i = 0; i < n; i++) {
-        ids[m] = (int32_t)i;
-        m += upper[i] >= low;
-    }
-    return m;
-}
-
-/* The k-th largest of the m seeds' codes, less one step so that equal ones stay in: no code below it is selected. 0 when there are fewer. */
-static float selection_floor(const float *seeds, size_t m, size_t k, float *scratch)
-{
-    size_t active = 0;
-    for (size_t i = 0; i < m; i++)
-        if (seeds[i] > 0.0f)
-            scratch[active++] = seeds[i];
-    if (active < k)
-        return 0.0f;
-    float kth = saei_kth_largest(scratch, active, k);
-    uint32_t bits;
-    memcpy(&bits, &kth, sizeof bits);
-    bits--;
-    memcpy(&kth, &bits, sizeof kth);
-    return kth;
-}
-
-/* Scores the m candidates of row r in place of its bounds; those with bounds from `floor` on are the seeds, whose codes are known. Value i
- * is written when all bounds up to that of candidate i >= i are read. */
-static void score_rest(screen_job *j, size_t r, size_t m, float floor, const float *seeds)
+static void finish_row(const screen_job *j, size_t r)
 {
     const size_t n = (size_t)j->model->parts.d_sae;
-    const int32_t *idx = j->work->idx + r * n;
-    float *val = j->work->val + r * n, values[CHUNK];
-    int32_t ids[CHUNK], places[CHUNK];
-    size_t waiting = 0;
-    for (size_t i = 0; i < m; i++) {
-        if (val[idx[i]] >= floor) {
-            val[i] = *seeds++;
-        } else {
-            ids[waiting] = idx[i];
-            places[waiting++] = (int32_t)i;
-        }
-        if (waiting < CHUNK && i + 1 < m)
-            continue;
-        score(j, values, ids, waiting, r);
-        for (size_t q = 0; q < waiting; q++)
-            val[places[q]] = values[q];
-        waiting = 0;
+    size_t active;
+    const size_t candidates = join_row(j, r, &active);
+    if (!guess_held(j, r, active)) {
+        leave_dense(j, r);
+        return;
     }
-}
-
-/* Two phases: the features with the largest bounds are scored, and of the others those whose bound reaches the k-th largest of these. */
-static bool select_row(screen_job *j, size_t r, uint32_t worker)
-{
-    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, want = k + k / 2;
-    saei_work *w = j->work;
-    int32_t *idx = w->idx + r * n;
-    float *upper = w->val + r * n, *pick = w->pick + worker * n, *scratch = w->c + worker * saei_dots_c_floats();
-    const float floor = seed_floor(upper, n, want, pick);
-    const size_t n_seeds = at_least(idx, upper, n, floor);
-    if (n_seeds > most_candidates(j) || n_seeds > saei_dots_c_floats())
-        return false;
-    for (size_t i = 0; i < n_seeds; i += CHUNK)
-        score(j, pick + i, idx + i, n_seeds - i < CHUNK ? n_seeds - i : CHUNK, r);
-    const float low = selection_floor(pick, n_seeds, k, scratch);
-    const size_t m = at_least(idx, upper, n, low < floor ? low : floor);
-    if (m > most_candidates(j))
-        return false;
-    score_rest(j, r, m, floor, pick);
-    finish_row(j, r, m, pick);
-    j->s->count[r] = (int32_t)m;
-    return true;
-}
-
-static void select_task(void *job, uint32_t r, uint32_t worker)
-{
-    const saei_fpmode mode = saei_fp_enter();
-    screen_job *j = job;
-    if (j->s->count[r] >= 0 && !select_row(j, r, worker))
-        j->s->count[r] = -1;
-    saei_fp_leave(mode);
+    j->work->n[r] = (int32_t)saei_select(j->model, j->work->idx + r * n, j->work->val + r * n, active, j->work->pick);
+    atomic_store_explicit(j->s->count + r, (int32_t)candidates, memory_order_relaxed);
 }
 
 /* ---- the encode ---- */
 
-static size_t planes_for(size_t n, bool two)
+static sae_status find_candidates(screen_job *j)
 {
-    const size_t planes = two ? 2 * n : n;
-    return planes <= 2 ? 2 : planes <= 4 ? 4 : SAEI_PLANES;
+    const saei_host *host = &j->model->env->host;
+    const uint32_t tiles = j->model->n_tiles;
+    if (!j->model->parts.k)
+        return saei_run(host, j, screen_task, tiles);
+    const sae_status status = saei_run(host, j, bound_task, tiles);
+    return status || saei_run(host, j, guess_task, (uint32_t)j->n) ? SAE_E_HOST : saei_run(host, j, kept_task, tiles);
 }
 
 static sae_status screen_rows(screen_job *j)
 {
     const saei_host *host = &j->model->env->host;
-    const size_t groups = (j->n * (j->two ? 2 : 1) + j->planes - 1) / j->planes;
-    memset(j->s->planes, 0, groups * j->screen->d4 * j->planes * 4);
-    if (saei_run(host, j, row_task, (uint32_t)j->n) || saei_run(host, j, screen_task, j->model->n_tiles))
+    for (uint32_t i = 0; i < host->max_workers; i++)
+        j->s->pairs[i].n = 0;
+    if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, host->max_workers))
         return SAE_E_HOST;
-    return !j->model->parts.k ? codes_by_threshold(j) : saei_run(host, j, select_task, (uint32_t)j->n) ? SAE_E_HOST : SAE_OK;
+    for (size_t r = 0; r < j->n; r++)
+        if (!is_dense(j, r))
+            finish_row(j, r);
+    return SAE_OK;
 }
 
 /* Encodes the rows that are left, marked by a count below 0, densely. */
@@ -390,7 +526,7 @@ static sae_status encode_rest(sae_ctx *ctx, size_t n, sae_ctx_counts *counts)
     const saei_screening *s = &ctx->screening;
     size_t m = 0;
     for (size_t r = 0; r < n; r++) {
-        if (s->count[r] >= 0)
+        if (atomic_load_explicit(s->count + r, memory_order_relaxed) >= 0)
             continue;
         memcpy(s->dense + m * d, ctx->work.xc + r * d, d * sizeof(float));
         s->map[m++] = (int32_t)r;
@@ -405,12 +541,14 @@ static void count_rows(sae_ctx *ctx, size_t n)
     sae_ctx_counts *c = &ctx->counts;
     const double d_sae = (double)ctx->model->parts.d_sae;
     for (size_t r = 0; r < n; r++) {
-        const int32_t m = ctx->screening.count[r];
+        const int32_t m = atomic_load_explicit(ctx->screening.count + r, memory_order_relaxed);
         const double share = m < 0 ? 1.0 : (double)m / d_sae;
         ctx->share += (share - ctx->share) / GATE_ROWS;
         c->rows_screened += m >= 0;
         c->candidates += m >= 0 ? m : 0;
         c->active += m >= 0 ? ctx->work.n[r] : 0;
+        for (uint32_t t = 0; m >= 0 && t < ctx->model->n_tiles; t++)
+            ctx->nonfinite += (int64_t)ctx->work.bad[r * ctx->model->n_tiles + t];
     }
 }
 
@@ -442,12 +580,12 @@ bool saei_screen_pays(sae_ctx *ctx, size_t n)
 sae_status saei_screen_encode(sae_ctx *ctx, size_t n)
 {
     const saei_screen *screen = atomic_load_explicit(&ctx->model->screen, memory_order_acquire);
-    const bool two = n <= SAEI_FEW;
-    screen_job job = {.model = ctx->model, .screen = screen, .work = &ctx->work, .s = &ctx->screening, .n = n, .two = two};
-    job.planes = planes_for(n, two);
+    screen_job job = {.model = ctx->model, .screen = screen, .work = &ctx->work, .s = &ctx->screening, .n = n};
+    job.rows = saei_model_enc_rows(ctx->model, 0);
+    job.few = n <= SAEI_FEW;
+    job.always = ctx->screen == SAE_YES;
     if (screen_rows(&job))
         return SAE_E_HOST;
-    ctx->nonfinite += atomic_load(&job.bad);
     count_rows(ctx, n);
     return encode_rest(ctx, n, &ctx->counts);
 }

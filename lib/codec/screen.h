@@ -8,9 +8,10 @@
 /* Lays out the scratch for blocks of up to max_rows rows; block NULL = only the size is wanted. */
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block);
 
-/* Row x [d] in bytes: four of each plane at `to`, the next four `step` bytes on; `two` = 16 bits in two planes, the high one first. False when
- * the error terms do not hold for this row: not finite, huge or tiny. */
-bool saei_screen_row(saei_span *span, int8_t *to, size_t step, const float *x, const saei_screen *screen, size_t d, bool two);
+/* Row x [d] in 16 bits, two planes of bytes: 16 of each at `high` and `low`, the next 16 a step on. False when the error terms do not
+ * hold for this row: not finite, huge or tiny. */
+bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
+                     const saei_screen *screen, size_t d);
 
 /* Is a block of n rows to be screened? */
 bool saei_screen_pays(sae_ctx *ctx, size_t n);

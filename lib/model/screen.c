@@ -20,9 +20,9 @@ static const float *centre_of(const sae_model *model)
     return !model->b_in && p->d_in == p->d_out ? p->b_dec : NULL;
 }
 
-/* ---- where a weight lies: all that knows of it. BYTES weights of a feature, then those of the next one of its block ---- */
+/* ---- where a weight lies, by columns of simd/kernels.h: nothing else knows of it ---- */
 
-enum { BLOCK = SAEI_PANEL, BYTES = 4, STEP = BLOCK * BYTES };
+enum { BLOCK = SAEI_COLUMN, BYTES = 16, STEP = BLOCK * BYTES };
 
 /* Steps of a feature. */
 static size_t steps(const sae_model *model)
@@ -37,7 +37,7 @@ static uint32_t blocks(const sae_model *model)
 
 static size_t byte_of(const sae_model *model, size_t feature)
 {
-    return feature / BLOCK * steps(model) * STEP + feature % BLOCK * BYTES;
+    return feature / BLOCK * steps(model) * STEP + feature % 4 * (STEP / 4) + feature % BLOCK / 4 * BYTES;
 }
 
 size_t saei_screen_weights(const sae_model *model)
@@ -47,7 +47,7 @@ size_t saei_screen_weights(const sae_model *model)
 
 /* Where a screen is made. */
 typedef struct making {
-    uint8_t *panels;
+    uint8_t *columns;
     float *scale, *error, *norm, *top;
 } making;
 
@@ -56,11 +56,11 @@ static size_t layout(making *m, const sae_model *model, unsigned char *block)
     const size_t n = (size_t)model->parts.d_sae;
     size_t total = 0;
     saei_reserve(&total, 1, sizeof(saei_screen));
-    const size_t panels = saei_reserve(&total, saei_screen_weights(model), 1);
+    const size_t columns = saei_reserve(&total, saei_screen_weights(model), 1);
     const size_t scale = saei_reserve(&total, n, sizeof(float)), error = saei_reserve(&total, n, sizeof(float));
     const size_t norm = saei_reserve(&total, n, sizeof(float)), top = saei_reserve(&total, n, sizeof(float));
     if (block)
-        *m = (making){block + panels, (float *)(void *)(block + scale), (float *)(void *)(block + error), (float *)(void *)(block + norm),
+        *m = (making){block + columns, (float *)(void *)(block + scale), (float *)(void *)(block + error), (float *)(void *)(block + norm),
                       (float *)(void *)(block + top)};
     return total;
 }
@@ -197,10 +197,10 @@ static void build_task(void *job, uint32_t i, uint32_t worker)
     const build_job *j = job;
     const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
     float *row = j->scratch + worker * j->per_scratch;
-    memset(j->to.panels + byte_of(j->model, first), 128, steps(j->model) * STEP);
+    memset(j->to.columns + byte_of(j->model, first), 128, steps(j->model) * STEP);
     for (size_t f = first; f < n && f < first + BLOCK; f++) {
         read_row(j, row, row + j->per_scratch / 2, f);
-        const bounds b = build_feature(j, f, row, j->to.panels + byte_of(j->model, f), STEP);
+        const bounds b = build_feature(j, f, row, j->to.columns + byte_of(j->model, f), STEP);
         j->to.scale[f] = b.scale;
         j->to.error[f] = b.error;
         j->to.norm[f] = b.norm;
@@ -245,8 +245,8 @@ sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtyp
     const making *m = &job.to;
     saei_screen *screen = (saei_screen *)(void *)block;
     *screen = (saei_screen){.bytes = bytes,
-                            .panels = m->panels,
-                            .d4 = steps(model),
+                            .columns = m->columns,
+                            .d16 = steps(model),
                             .bound = {m->scale, m->error, m->norm, m->top, model->act.threshold},
                             .centre = centre_of(model)};
     *out = screen;
@@ -269,8 +269,8 @@ sae_status saei_screen_attach(sae_model *model, sae_error *err)
         return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", sizeof *screen);
     *screen = (saei_screen){.bytes = sizeof *screen,
                             .stored = true,
-                            .panels = p->weights,
-                            .d4 = steps(model),
+                            .columns = p->weights,
+                            .d16 = steps(model),
                             .bound = {p->scale, p->error, p->norm, p->top, model->act.threshold},
                             .centre = centre};
     atomic_store_explicit(&model->screen, screen, memory_order_release);
@@ -284,7 +284,7 @@ enum { N_SECTIONS = sizeof sections / sizeof *sections };
 static size_t wrong_about(const build_job *j, float *row, size_t feature)
 {
     const saei_bound *have = &j->stored->bound;
-    const uint8_t *stored = j->stored->panels + byte_of(j->model, feature);
+    const uint8_t *stored = j->stored->columns + byte_of(j->model, feature);
     uint8_t *bytes = (uint8_t *)(row + j->per_scratch / 2);
     read_row(j, row, NULL, feature);
     const bounds b = build_feature(j, feature, row, bytes, BYTES);

@@ -14,12 +14,12 @@
 #include "model/model.h"
 
 typedef struct saei_screen {
-    size_t bytes;          /* of this block, which holds everything but what lies in the file */
-    bool stored;           /* the file holds it */
-    const uint8_t *panels; /* [ceil(d_sae/48)][d4][48][4]: q + 128 */
-    size_t d4;             /* a quarter of d, rounded up */
-    saei_bound bound;      /* all of its vectors but the threshold are the screen's */
-    const float *centre;   /* [d_in]; NULL = 0 */
+    size_t bytes;           /* of this block, which holds everything but what lies in the file */
+    bool stored;            /* the file holds it */
+    const uint8_t *columns; /* [ceil(d_sae/16)][d16][256] as simd/kernels.h says: q + 128 */
+    size_t d16;             /* a sixteenth of d, rounded up */
+    saei_bound bound;       /* all of its vectors but the threshold are the screen's */
+    const float *centre;    /* [d_in]; NULL = 0 */
 } saei_screen;
 
 /* Bytes of the screen of this model, 0 when it cannot be screened; of its weights. */

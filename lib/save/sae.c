@@ -272,7 +272,7 @@ static void add_screen(writer *w)
     const float *const vectors[] = {screen->bound.scale, screen->bound.error, screen->bound.norm, screen->bound.top};
     saei_sae_screen *of = saei_save_alloc(w->save, sizeof *of);
     const uint32_t first = w->n;
-    add_bytes(w, SAEI_SAE_SCREEN_WEIGHTS, screen->panels, saei_screen_weights(w->save->model));
+    add_bytes(w, SAEI_SAE_SCREEN_WEIGHTS, screen->columns, saei_screen_weights(w->save->model));
     for (uint32_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         add_vector(w, SAEI_SAE_SCREEN_SCALE + i, 0, vectors[i], w->save->parts->d_sae);
     if (!of)

@@ -49,6 +49,18 @@ bool saei_cpu_avx512_vnni(void)
     return saei_cpu_avx512() && all_set(f.leaf7_ecx, VNNI);
 }
 
+bool saei_cpu_avx2_vnni(void)
+{
+    enum { AVX_VNNI = 1 << 4 };
+    unsigned eax, ebx, ecx, edx;
+    return saei_cpu_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && all_set(eax, AVX_VNNI);
+}
+
+bool saei_cpu_neon_dot(void)
+{
+    return false;
+}
+
 bool saei_cpu_avx512(void)
 {
     enum { ZMM_STATE = 0xe6 };
@@ -57,6 +69,27 @@ bool saei_cpu_avx512(void)
 }
 
 #else
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+bool saei_cpu_neon_dot(void)
+{
+#if defined(__aarch64__) && defined(__linux__)
+    enum { ASIMDDP = 1 << 20 };
+    return (getauxval(AT_HWCAP) & ASIMDDP) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+    return true; /* all of them */
+#else
+    return false;
+#endif
+}
+
+bool saei_cpu_avx2_vnni(void)
+{
+    return false;
+}
 
 bool saei_cpu_avx2(void)
 {

@@ -7,5 +7,7 @@
 bool saei_cpu_avx2(void);        /* AVX2, FMA, F16C */
 bool saei_cpu_avx512(void);      /* AVX-512 F, BW, DQ, VL */
 bool saei_cpu_avx512_vnni(void); /* and VNNI */
+bool saei_cpu_avx2_vnni(void);   /* AVX2 and AVX-VNNI */
+bool saei_cpu_neon_dot(void);    /* dot products of bytes; by HWCAP */
 
 #endif

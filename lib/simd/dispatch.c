@@ -8,9 +8,9 @@ static const saei_kernels *table(sae_isa isa)
     case SAE_ISA_SCALAR:
         return &saei_kernels_scalar;
     case SAE_ISA_NEON:
-        return saei_table_neon(); /* part of every aarch64 */
+        return saei_cpu_neon_dot() ? saei_table_neon_dot() : saei_table_neon(); /* part of every aarch64 */
     case SAE_ISA_AVX2:
-        return saei_cpu_avx2() ? saei_table_avx2() : NULL;
+        return !saei_cpu_avx2() ? NULL : saei_cpu_avx2_vnni() ? saei_table_avx2_vnni() : saei_table_avx2();
     case SAE_ISA_AVX512:
         return !saei_cpu_avx512() ? NULL : saei_cpu_avx512_vnni() ? saei_table_avx512_vnni() : saei_table_avx512();
     default:

@@ -17,7 +17,7 @@ enum {
     SAEI_PANEL = 48, /* features in a panel: [d][48] f32, zero-padded */
     SAEI_LANES = 16, /* features in a probe group: [d][16] f32, zero-padded */
     SAEI_ROWS = 8,   /* rows in a packed row group: [d][8] f32, zero-padded */
-    SAEI_PLANES = 8  /* most planes of 8-bit rows at once */
+    SAEI_COLUMN = 16 /* features in a column of bytes */
 };
 
 /* How the pre-activation of feature j becomes a code. All arrays are indexed by feature; NULL = absent.
@@ -43,22 +43,30 @@ typedef struct saei_act {
  *   U = fma(scale[j] * x.scale, A, fma(error[j], x.norm, norm[j] * x.slack)) + top[j] */
 typedef struct saei_bound {
     const float *scale, *error, *norm, *top;
-    const float *threshold; /* NULL = 0 */
+    const float *threshold; /* NULL = none but the floor */
 } saei_bound;
 
 typedef struct saei_span {
     float scale, norm, slack;
+    float floor; /* values of interest exceed it */
     int32_t first_offset, second_offset;
 } saei_span;
 
 /* One line per kernel: return type, name, arguments. The table, the tests and the docs are made from this list. */
-#define SAEI_KERNELS(K)                                                                                                                      \
-    SAEI_MOST_KERNELS(K)                                                                                                                     \
-    /* Sums of products of bytes, exact: panels [n_panels][d4][48][4] without a sign, 64-byte aligned, x [d4][planes][4] with one, planes  \
-     * 2, 4 or 8: c[q][48*p + i] = sum over k, b of panels[p][k][i][b] * x[k][q][b]. ldc >= 48 * n_panels, d4 <= 4096. */ \
-    K(void, int8_panels, (int32_t * c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4))
+#define SAEI_KERNELS(K)  \
+    SAEI_MOST_KERNELS(K) \
+    SAEI_INT8_KERNELS(K)
 
-/* All but those which an instruction set has in more than one form. */
+/* Those which an instruction set has in more than one form. */
+#define SAEI_INT8_KERNELS(K)                                                                                                                 \
+    /* Sums of products of bytes, exact, with features by column: columns [n_columns][d16][256] without a sign, where byte                 \
+     * i % 4 * 64 + i / 4 * 16 + b of step k is weight 16 * k + b of feature i of the column; x [d16][planes][16] with a sign:              \
+     * c[q][16*p + i] = sum over k, b of weight b of feature i * x[k][q][b]. Columns are 64-byte aligned, ldc >= 16 * n_columns,            \
+     * d16 <= 1024. */ \
+    K(void, int8_columns, (int32_t * c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16))   \
+    /* The same for pairs of a feature and a plane x[i] [d16][16]: c[i] is the sum of feature ids[i], i < n. */                              \
+    K(void, int8_pairs, (int32_t * c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16))
+
 #define SAEI_MOST_KERNELS(K)                                                                                                              \
     /* dst[i] = (float)src[i], exact, i < n. */                                                                                           \
     K(void, widen, (float *dst, const void *src, sae_dtype dtype, size_t n))                                                              \
@@ -89,6 +97,8 @@ typedef struct saei_span {
      * c[r][i] = dot, r < n_rows <= 4. Scattered re-score and feature-major GEMV. */           \
     K(void, dot_rows,                                                                                                                     \
       (float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows))   \
+    /* The same for pairs of a feature and a row: c[i] = dot of feature ids[i] with row rows[i] of x, i < n. */                           \
+    K(void, dot_pairs, (float *c, const saei_matrix *m, const int32_t *ids, const float *x, size_t ldx, const int32_t *rows, size_t n))   \
     /* Probe: packed[g][d][16], g < n_groups; c[r][16*g + i] = dot, any n_rows. packed 64-byte aligned. */                                \
     K(void, probe, (float *c, size_t ldc, const float *packed, size_t n_groups, const float *x, size_t ldx, size_t n_rows, size_t d))     \
     /* Codes from dots: for i < n, feature j = j0 + i; those that are on are appended in order: idx[m] = j, val[m] = value.    \
@@ -101,7 +111,7 @@ typedef struct saei_span {
     /* u[i] = U of feature j0 + i, i < n, from the sums of one row; second NULL = 8-bit rows. NaN where a bound is infinite. */           \
     K(void, bounds,                                                                                                                       \
       (float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))          \
-    /* Those of the n features whose U is not below the threshold (a NaN is not), ascending: ids[m] = j. Returns m <= n. */               \
+    /* Those of the n features whose U is not below threshold and floor (a NaN is not), ascending: ids[m] = j. Returns m <= n. */         \
     K(size_t, screen,                                                                                                                     \
       (int32_t * ids, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))
 

@@ -13,7 +13,20 @@ const saei_kernels *saei_table_avx2(void)
     return &SAEI_TABLE;
 }
 
+const saei_kernels *saei_table_avx2_vnni(void)
+{
+    static const saei_kernels table = {.isa = SAEI_TABLE_ISA,
+                                       SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_columns = saei_int8_columns_avx2_vnni,
+                                       .int8_pairs = saei_int8_pairs_avx2_vnni};
+    return &table;
+}
+
 #else
+
+const saei_kernels *saei_table_avx2_vnni(void)
+{
+    return NULL;
+}
 
 const saei_kernels *saei_table_avx2(void)
 {

@@ -15,7 +15,9 @@ const saei_kernels *saei_table_avx512(void)
 
 const saei_kernels *saei_table_avx512_vnni(void)
 {
-    static const saei_kernels table = {.isa = SAE_ISA_AVX512, SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_panels = saei_int8_panels_vnni};
+    static const saei_kernels table = {.isa = SAEI_TABLE_ISA,
+                                       SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_columns = saei_int8_columns_avx512_vnni,
+                                       .int8_pairs = saei_int8_pairs_avx512_vnni};
     return &table;
 }
 

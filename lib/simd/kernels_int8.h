@@ -1,88 +1,168 @@
 /* The product of bytes, once, in these words of a vec_<isa>.h:
- *   I            a vector of VN 32-bit sums
- *   B, b_load    4 bytes without a sign of each of VN features, ready for products
- *   X, x_load    4 bytes with a sign of one plane, in all lanes
- *   i_zero i_store, i_dot(sums, b, x)   sums += the four products of each lane, exact
- *   INT8_CHAINS  sums that fit into the registers beside what a step reads, at least SAEI_PLANES */
+ *   I            sums of FEATS features, SUMS of each
+ *   B, b_load    16 bytes without a sign of each of FEATS features, ready for products
+ *   X, x_load    16 bytes with a sign, once for each feature of a B
+ *   i_zero i_store i_add, i_dot(sums, b, x)   sums += the 16 products of each feature, exact
+ *   i_store4     what 4 I sum to, for their 4 * FEATS features: feature 4 * l + v is feature l of the I number v
+ *   INT8_PLANES  planes whose sums with 4 B fit into the registers
+ *   INT8_SIGNED  1 if a B holds the bytes less 128: the products lack 128 times the sum of x. Then b_ones is a B of ones
+ * A column block (kernels.h) holds its B in the order that i_store4 wants. */
 #ifndef SAEI_KERNELS_INT8_H
 #define SAEI_KERNELS_INT8_H
 
 #include "simd/kernels.h"
 #include "simd/unroll.h"
 
-/* How far ahead weights are fetched, in bytes. */
-enum { INT8_AHEAD = 2048 };
+enum {
+    INT8_AHEAD = 2048,                   /* bytes from a read to what is fetched meanwhile */
+    INT8_BLOCK = SAEI_COLUMN * 16,       /* bytes of a column for 16 steps of k */
+    INT8_UNIT = 4 * FEATS,               /* features that are summed up together */
+    INT8_UNITS = SAEI_COLUMN / INT8_UNIT /* of a column, 1 where a B is a cache line */
+};
 
-/* Weights of vector v of a tile at step k. */
-INLINE const uint8_t *int8_at(const uint8_t *w, size_t d4, size_t k, int v, int nv)
+/* What the products of signed bytes lack: 128 times the sum of a plane, whose steps are `step` bytes apart. */
+INLINE int32_t lacking(const int8_t *x, size_t step, size_t d16)
 {
-    const uint8_t *at = w + (((size_t)(v / nv) * d4 + k) * SAEI_PANEL + (size_t)(v % nv * VN)) * 4;
-    if (v % nv * VN % 16 == 0)
-        __builtin_prefetch(at + INT8_AHEAD);
-    return at;
+    int32_t sums[FEATS * SUMS], sum = 0;
+#if INT8_SIGNED
+    I a = i_zero();
+    for (size_t k = 0; k < d16; k++)
+        a = i_dot(a, b_ones(), x_load(x + k * step));
+    i_store(sums, a);
+    for (int s = 0; s < SUMS; s++)
+        sum += 128 * sums[s];
+#else
+    (void)x;
+    (void)step;
+    (void)d16;
+    (void)sums;
+#endif
+    return sum;
 }
 
-/* `planes` planes of x with np panels of which nv vectors each are taken: one pass over their weights. Of planes and weights, the fewer wait
- * in registers for the others. */
-INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t d4, int planes, int np, int nv)
+/* A unit of nc columns with np planes: one pass over its weights. What the next column needs comes into L2 meanwhile, from four places at
+ * once: a single stream does not use the memory up. */
+INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc, bool fetch,
+                      const int32_t *lack)
 {
-    const int vectors = np * nv;
-    I a[INT8_CHAINS];
+    const size_t column = d16 * INT8_BLOCK;
+    I a[4 * INT8_PLANES];
     UNROLL
-    for (int i = 0; i < planes * vectors; i++)
+    for (int i = 0; i < 4 * np * nc; i++)
         a[i] = i_zero();
-    for (size_t k = 0; k < d4; k++) {
-        const int8_t *four = x + k * (size_t)planes * 4;
-        X xk[4];
-        B b[4];
+    for (size_t k = 0; k < d16; k++) {
+        const uint8_t *block = w + k * INT8_BLOCK;
+        X xk[INT8_PLANES];
         UNROLL
-        for (int i = 0; i < (vectors < planes ? vectors : planes); i++) {
-            if (vectors < planes)
-                b[i] = b_load(int8_at(w, d4, k, i, nv));
-            else
-                xk[i] = x_load(four + i * 4);
-        }
+        for (int q = 0; q < np; q++)
+            xk[q] = x_load(x + (k * planes + (size_t)q) * 16);
+        B b[1];
         UNROLL
-        for (int i = 0; i < planes * vectors; i++) {
-            const int q = vectors < planes ? i / vectors : i % planes, v = vectors < planes ? i % vectors : i / planes;
-            if (vectors < planes && v == 0)
-                xk[0] = x_load(four + q * 4);
-            if (vectors >= planes && q == 0)
-                b[0] = b_load(int8_at(w, d4, k, v, nv));
-            a[i] = vectors < planes ? i_dot(a[i], b[v], xk[0]) : i_dot(a[i], b[0], xk[q]);
+        for (int i = 0; i < 4 * nc * np; i++) { /* one loop: of nested ones gcc 12 moves the sums about */
+            const int q = i % np, v = i / np;
+            const uint8_t *at = block + (size_t)(v / 4) * column + v % 4 * 64;
+            if (q == 0)
+                b[0] = b_load(at);
+            if (q == 0 && fetch && (nc > 1 || INT8_UNITS > 1))
+                __builtin_prefetch(at + INT8_AHEAD);
+            else if (q == 0 && fetch)
+                __builtin_prefetch(w + column + ((size_t)v * d16 + k) * 64, 0, 2);
+            a[i] = i_dot(a[i], b[0], xk[q]);
         }
     }
     UNROLL
-    for (int i = 0; i < planes * vectors; i++) {
-        const int q = vectors < planes ? i / vectors : i % planes, v = vectors < planes ? i % vectors : i / planes;
-        i_store(c + (size_t)q * ldc + v / nv * SAEI_PANEL + v % nv * VN, a[i]);
+    for (int i = 0; i < np * nc; i++) {
+        const I *s = a + i / np * 4 * np + i % np;
+        int32_t *to = c + (size_t)(i % np) * ldc + i / np * SAEI_COLUMN;
+        i_store4(to, s[0], s[np], s[2 * np], s[3 * np]);
+        for (int f = 0; INT8_SIGNED && f < INT8_UNIT; f++)
+            to[f] += lack[i % np];
     }
 }
 
-/* All panels, with the tile that fills the registers: several panels, a panel, or a part of one. */
-INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *w, size_t n_panels, const int8_t *x, size_t d4, int planes)
+/* np planes with all columns; as many columns at once as fill the registers. */
+INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
+                        int np, bool fetch)
 {
-    enum { NV = SAEI_PANEL / VN };
-    const int fit = INT8_CHAINS / planes < 1 ? 1 : INT8_CHAINS / planes;
-    const int nv = fit >= NV ? NV : NV % fit == 0 ? fit : NV % (fit - 1) == 0 ? fit - 1 : 1, np = fit >= 2 * NV ? fit / NV : 1;
-    const size_t panel = d4 * SAEI_PANEL * 4;
+    const size_t column = d16 * INT8_BLOCK, many = (size_t)(INT8_PLANES / np);
+    int32_t lack[INT8_PLANES];
     size_t p = 0;
-    for (; np > 1 && p + (size_t)np <= n_panels; p += (size_t)np)
-        int8_tile(c + p * SAEI_PANEL, ldc, w + p * panel, x, d4, planes, np, NV);
-    for (; p < n_panels; p++)
-        for (int v = 0; v < NV; v += nv)
-            int8_tile(c + p * SAEI_PANEL + v * VN, ldc, w + p * panel + v * VN * 4, x, d4, planes, 1, nv);
+    for (int q = 0; q < np; q++)
+        lack[q] = lacking(x + q * 16, planes * 16, d16);
+    for (; many > 1 && p + many <= n_columns; p += many)
+        for (size_t u = 0; u < INT8_UNITS; u++)
+            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, INT8_PLANES / np,
+                      fetch, lack);
+    for (; p < n_columns; p++)
+        for (size_t u = 0; u < INT8_UNITS; u++)
+            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, 1, fetch, lack);
 }
 
-/* 1 byte a weight for all planes: memory roof up to 4 planes, roof of the multiplier above. */
-INLINE void int8_product(int32_t *c, size_t ldc, const uint8_t *w, size_t n_panels, const int8_t *x, size_t planes, size_t d4)
+/* 1 byte a weight for up to INT8_PLANES planes: memory roof for the first few, roof of the multiplier beyond. */
+INLINE void int8_product(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16)
 {
-    if (planes == 2)
-        int8_planes(c, ldc, w, n_panels, x, d4, 2);
-    else if (planes == 4)
-        int8_planes(c, ldc, w, n_panels, x, d4, 4);
-    else
-        int8_planes(c, ldc, w, n_panels, x, d4, SAEI_PLANES);
+    enum { HALF = INT8_PLANES > 4 ? 4 : INT8_PLANES > 2 ? 2 : 1 };
+    size_t q = 0;
+    for (; q + INT8_PLANES <= planes; q += INT8_PLANES)
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, INT8_PLANES, q == 0);
+    for (; q + HALF <= planes; q += HALF)
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, HALF, q == 0);
+    for (; HALF > 2 && q + 2 <= planes; q += 2)
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 2, q == 0);
+    for (; q < planes; q++)
+        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, q == 0);
 }
+
+/* n <= 4 pairs, with the features that share a B with theirs; every second step in sums of its own, so that none waits for the one before. */
+INLINE void int8_few_pairs(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t d16, int n)
+{
+    const uint8_t *w[4];
+    I a[8];
+    int32_t sums[FEATS * SUMS];
+    size_t k = 0;
+    UNROLL
+    for (int i = 0; i < n; i++) {
+        const size_t column = (size_t)ids[i] / SAEI_COLUMN, lane = (size_t)ids[i] % SAEI_COLUMN / 4;
+        w[i] = columns + column * d16 * INT8_BLOCK + (size_t)ids[i] % 4 * 64 + lane / FEATS * FEATS * 16;
+        a[2 * i] = a[2 * i + 1] = i_zero();
+    }
+    for (; k + 2 <= d16; k += 2) {
+        UNROLL
+        for (int i = 0; i < 2 * n; i++)
+            a[i] = i_dot(a[i], b_load(w[i / 2] + (k + (size_t)(i % 2)) * INT8_BLOCK), x_load(x[i / 2] + (k + (size_t)(i % 2)) * 16));
+    }
+    UNROLL
+    for (int i = 0; i < n; i++) {
+        const int32_t *of = sums + (size_t)ids[i] % SAEI_COLUMN / 4 % FEATS * SUMS;
+        if (k < d16)
+            a[2 * i] = i_dot(a[2 * i], b_load(w[i] + k * INT8_BLOCK), x_load(x[i] + k * 16));
+        i_store(sums, i_add(a[2 * i], a[2 * i + 1]));
+        c[i] = lacking(x[i], 16, d16);
+        for (int s = 0; s < SUMS; s++)
+            c[i] += of[s];
+    }
+}
+
+/* From the caches, where the product has left the columns: 16 bytes of every 256, a cache line each. */
+INLINE void int8_pairs_product(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        int8_few_pairs(c + i, columns, ids + i, x + i, d16, 4);
+    for (; i < n; i++)
+        int8_few_pairs(c + i, columns, ids + i, x + i, d16, 1);
+}
+
+/* The two kernels under names of their own, for a form of a table. */
+#define SAEI_INT8_FORM(form)                                                                                                          \
+    void saei_int8_columns_##form(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes,   \
+                                  size_t d16)                                                                                         \
+    {                                                                                                                                 \
+        int8_product(c, ldc, columns, n_columns, x, planes, d16);                                                                     \
+    }                                                                                                                                 \
+    void saei_int8_pairs_##form(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16) \
+    {                                                                                                                                 \
+        int8_pairs_product(c, columns, ids, x, n, d16);                                                                               \
+    }
 
 #endif

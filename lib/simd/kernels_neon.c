@@ -13,7 +13,20 @@ const saei_kernels *saei_table_neon(void)
     return &SAEI_TABLE;
 }
 
+const saei_kernels *saei_table_neon_dot(void)
+{
+    static const saei_kernels table = {.isa = SAEI_TABLE_ISA,
+                                       SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_columns = saei_int8_columns_neon_dot,
+                                       .int8_pairs = saei_int8_pairs_neon_dot};
+    return &table;
+}
+
 #else
+
+const saei_kernels *saei_table_neon_dot(void)
+{
+    return NULL;
+}
 
 const saei_kernels *saei_table_neon(void)
 {

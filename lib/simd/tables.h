@@ -6,14 +6,27 @@
 
 extern const saei_kernels saei_kernels_scalar;
 
-/* Each of these files compiles to an accessor that gives NULL when the compiler was not asked for its instructions, so that
+/* Each of these files compiles to accessors that give NULL when the compiler was not asked for its instructions, so that
  * compiling all of lib/ without flags still makes a whole library. */
 const saei_kernels *saei_table_avx2(void);
 const saei_kernels *saei_table_avx512(void);
-const saei_kernels *saei_table_avx512_vnni(void); /* the same, and int8_panels by VNNI */
 const saei_kernels *saei_table_neon(void);
 
-/* Of kernels_avx512_vnni.c, there whenever kernels_avx512.c is compiled for its instructions. */
-void saei_int8_panels_vnni(int32_t *c, size_t ldc, const uint8_t *panels, size_t n_panels, const int8_t *x, size_t planes, size_t d4);
+/* The same, and products of bytes by the one instruction that many processors have for them. */
+const saei_kernels *saei_table_avx2_vnni(void);
+const saei_kernels *saei_table_avx512_vnni(void);
+const saei_kernels *saei_table_neon_dot(void);
+
+/* Those products, of a file of their own: kernels_<form>.c is compiled whenever the file of the table is. */
+#define SAEI_INT8_DECLARED(ret, name, args) ret SAEI_INT8_NAME(name) args;
+#define SAEI_INT8_NAME(name) saei_##name##_avx2_vnni
+SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
+#undef SAEI_INT8_NAME
+#define SAEI_INT8_NAME(name) saei_##name##_avx512_vnni
+SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
+#undef SAEI_INT8_NAME
+#define SAEI_INT8_NAME(name) saei_##name##_neon_dot
+SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
+#undef SAEI_INT8_NAME
 
 #endif

@@ -119,12 +119,6 @@ static inline uint32_t v_finite(V a)
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(magnitude, _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ));
 }
 
-/* The instruction that multiplies bytes would saturate: even and odd bytes as 16 bits. */
-enum { INT8_CHAINS = 8 };
-typedef struct B {
-    __m256i even, odd;
-} B, X;
-
 static inline I i_zero(void)
 {
     return _mm256_setzero_si256();
@@ -133,6 +127,47 @@ static inline void i_store(int32_t *p, I v)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, v);
 }
+static inline I i_add(I a, I b)
+{
+    return _mm256_add_epi32(a, b);
+}
+static inline __m256i i_sixteen(const int8_t *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+static inline void i_store4(int32_t *c, I p, I q, I r, I s)
+{
+    i_store(c, _mm256_hadd_epi32(_mm256_hadd_epi32(p, q), _mm256_hadd_epi32(r, s)));
+}
+
+enum { FEATS = 2, SUMS = 4, INT8_PLANES = 2 };
+#define INT8_SIGNED 0
+#if defined(SAEI_VNNI)
+
+typedef __m256i B;
+typedef __m256i X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+static inline X x_load(const int8_t *p)
+{
+    return i_sixteen(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(b), "x"(x));
+    return sums;
+}
+
+#else
+
+/* The instruction that multiplies bytes would saturate: even and odd bytes as 16 bits. */
+typedef struct B {
+    __m256i even, odd;
+} B, X;
+
 static inline B b_load(const uint8_t *p)
 {
     const __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
@@ -140,9 +175,7 @@ static inline B b_load(const uint8_t *p)
 }
 static inline X x_load(const int8_t *p)
 {
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    const __m256i bytes = _mm256_set1_epi32(word);
+    const __m256i bytes = i_sixteen(p);
     return (X){_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
 }
 static inline I i_dot(I sums, B b, X x)
@@ -151,6 +184,30 @@ static inline I i_dot(I sums, B b, X x)
 }
 
 /* 8 x 8 in registers. */
+
+#endif
+
+/* 4 floats at each of 8 addresses, turned: insertions need no shuffle. */
+INLINE void v_quad(V r[4], const unsigned char *const rows[8], size_t at)
+{
+    V t[4];
+    UNROLL
+    for (int q = 0; q < 4; q++)
+        t[q] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)(rows[q] + at))),
+                                    _mm_loadu_ps((const float *)(const void *)(rows[4 + q] + at)), 1);
+    const V a = _mm256_unpacklo_ps(t[0], t[1]), b = _mm256_unpacklo_ps(t[2], t[3]);
+    const V c = _mm256_unpackhi_ps(t[0], t[1]), d = _mm256_unpackhi_ps(t[2], t[3]);
+    r[0] = _mm256_shuffle_ps(a, b, 0x44);
+    r[1] = _mm256_shuffle_ps(a, b, 0xee);
+    r[2] = _mm256_shuffle_ps(c, d, 0x44);
+    r[3] = _mm256_shuffle_ps(c, d, 0xee);
+}
+INLINE void v_square(V r[8], const unsigned char *const rows[8], size_t at)
+{
+    UNROLL
+    for (int i = 0; i < 8; i += 4)
+        v_quad(r + i, rows, at + (size_t)i * sizeof(float));
+}
 INLINE void v_transpose(V r[8])
 {
     V t[8], s[8];

@@ -128,12 +128,7 @@ static inline uint32_t v_finite(V a)
     return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff())));
 }
 
-/* Bytes widened to 16 bits: products of them are what every aarch64 has. */
-enum { INT8_CHAINS = 12 };
-typedef struct B {
-    int16x8_t low, high;
-} B;
-typedef int16x8_t X;
+enum { FEATS = 1, SUMS = 4, INT8_PLANES = 4 };
 
 static inline I i_zero(void)
 {
@@ -143,6 +138,48 @@ static inline void i_store(int32_t *p, I v)
 {
     vst1q_s32(p, v);
 }
+static inline void i_store4(int32_t *c, I p, I q, I r, I s)
+{
+    vst1q_s32(c, vpaddq_s32(vpaddq_s32(p, q), vpaddq_s32(r, s)));
+}
+static inline I i_add(I a, I b)
+{
+    return vaddq_s32(a, b);
+}
+
+#if defined(SAEI_DOT)
+
+/* The instruction has signed bytes: those without a sign lose 128. */
+#define INT8_SIGNED 1
+typedef int8x16_t B;
+typedef int8x16_t X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(0x80)));
+}
+static inline B b_ones(void)
+{
+    return vdupq_n_s8(1);
+}
+static inline X x_load(const int8_t *p)
+{
+    return vld1q_s8(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sums) : "w"(b), "w"(x)); /* clang 14 hides the intrinsic */
+    return sums;
+}
+
+#else
+
+/* Bytes widened to 16 bits: products of them are what every aarch64 has. */
+#define INT8_SIGNED 0
+typedef struct B {
+    int16x8_t low, high;
+} B, X;
+
 static inline B b_load(const uint8_t *p)
 {
     const uint8x16_t bytes = vld1q_u8(p);
@@ -150,17 +187,16 @@ static inline B b_load(const uint8_t *p)
 }
 static inline X x_load(const int8_t *p)
 {
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    return vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)));
+    const int8x16_t bytes = vld1q_s8(p);
+    return (X){vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes))};
 }
 static inline I i_dot(I sums, B b, X x)
 {
-    const int16x4_t four = vget_low_s16(x);
-    const int32x4_t ab = vpaddq_s32(vmull_s16(vget_low_s16(b.low), four), vmull_s16(vget_high_s16(b.low), four));
-    const int32x4_t cd = vpaddq_s32(vmull_s16(vget_low_s16(b.high), four), vmull_s16(vget_high_s16(b.high), four));
-    return vaddq_s32(sums, vpaddq_s32(ab, cd));
+    sums = vmlal_s16(vmlal_high_s16(sums, b.low, x.low), vget_low_s16(b.low), vget_low_s16(x.low));
+    return vmlal_s16(vmlal_high_s16(sums, b.high, x.high), vget_low_s16(b.high), vget_low_s16(x.high));
 }
+
+#endif
 
 INLINE void v_transpose(V r[4])
 {
@@ -169,6 +205,17 @@ INLINE void v_transpose(V r[4])
     r[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
     r[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
     r[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+INLINE void v_quad(V r[4], const unsigned char *const rows[4], size_t at)
+{
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        r[i] = v_load(rows[i] + at);
+    v_transpose(r);
+}
+INLINE void v_square(V r[4], const unsigned char *const rows[4], size_t at)
+{
+    v_quad(r, rows, at);
 }
 
 #endif

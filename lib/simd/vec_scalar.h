@@ -98,7 +98,8 @@ static inline uint32_t v_finite(V a)
 {
     return isfinite(a) ? 1u : 0u;
 }
-enum { INT8_CHAINS = 16 };
+enum { FEATS = 1, SUMS = 1, INT8_PLANES = 4 };
+#define INT8_SIGNED 0
 typedef const uint8_t *B;
 typedef const int8_t *X;
 
@@ -110,6 +111,17 @@ static inline void i_store(int32_t *p, I v)
 {
     *p = v;
 }
+static inline void i_store4(int32_t *c, I p, I q, I r, I s)
+{
+    c[0] = p;
+    c[1] = q;
+    c[2] = r;
+    c[3] = s;
+}
+static inline I i_add(I a, I b)
+{
+    return a + b;
+}
 static inline B b_load(const uint8_t *p)
 {
     return p;
@@ -120,11 +132,22 @@ static inline X x_load(const int8_t *p)
 }
 static inline I i_dot(I sums, B b, X x)
 {
-    return sums + b[0] * x[0] + b[1] * x[1] + b[2] * x[2] + b[3] * x[3];
+    for (size_t i = 0; i < 16; i++)
+        sums += b[i] * x[i];
+    return sums;
 }
 static inline void v_transpose(V r[1])
 {
     (void)r;
+}
+static inline void v_quad(V r[4], const unsigned char *const rows[1], size_t at)
+{
+    for (size_t q = 0; q < 4; q++)
+        r[q] = saei_load(rows[0] + at + 4 * q, SAE_F32);
+}
+static inline void v_square(V r[1], const unsigned char *const rows[1], size_t at)
+{
+    r[0] = v_load(rows[0] + at);
 }
 
 #endif

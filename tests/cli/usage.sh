@@ -31,6 +31,11 @@ done
 says "pull --help" "Usage: sae pull" "$SAE" pull --help
 says "pull -h" "Usage: sae pull" "$SAE" pull -h
 says "pull has no options of the SAE" "--revision" "$SAE" pull --help
+says "bench --help" "Usage: sae bench" "$SAE" bench --help
+says "bench -h names the options of the SAE" "--norm-scaling-factor" "$SAE" bench -h
+refuses 2 "'--nonsense' is unknown" bench --nonsense x y
+refuses 2 "option '--shape' wants a value" bench --shape
+refuses 2 "--threads wants a number in 0 .. 1024, not 1025" bench --threads 1025
 ok "pull has no options of the SAE" sh -c '! grep -q norm-scaling said.txt'
 refuses 2 "a command is wanted"
 refuses 2 "'encoed' is no command" encoed

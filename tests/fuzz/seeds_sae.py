@@ -100,7 +100,7 @@ def screen() -> list[Section]:
     """Of no weights in particular: it opens where nobody looks."""
     bounds = [Section(SCREEN_WEIGHTS + 1 + i, 0, F32, N, 1, struct.pack(f"<{N}f", *[0.5] * N)) for i in range(4)]
     head = Section(SCREEN, 0, BYTES, 64, 1, struct.pack("<2I", 1, 1) + bytes(56))
-    return [Section(SCREEN_WEIGHTS, 0, BYTES, 192, 1, bytes((i * 37) % 255 + 1 for i in range(192))), *bounds, head]
+    return [Section(SCREEN_WEIGHTS, 0, BYTES, 256, 1, bytes((i * 37) % 255 + 1 for i in range(256))), *bounds, head]
 
 
 def main(folder: Path) -> None:

@@ -10,7 +10,7 @@ float gauss(rng *r)
     return (float)(sqrt(-2 * log(rng_between(r, 1e-12, 1))) * cos(rng_between(r, 0, 6.283185307179586)));
 }
 
-static float integer(rng *r, int most)
+float integer(rng *r, int most)
 {
     return (float)((int32_t)rng_below(r, 2 * (uint32_t)most + 1) - most);
 }
@@ -82,8 +82,8 @@ static void harden_rows(data *a, int class, rng *r)
         else if (class == SPIKE)
             *x = a->centre[k] + 1e-3f * g + (k == row * 7 % d ? 30 : 0);
         else if (class == LOST_ALONG_WEIGHTS) {
-            const float lost = 0.4995f * a->w[row * 11 % N * d + k] / 127;
-            *x = k == 1 ? (row < 6 ? 127.0f : 32639.0f) : integer(r, row < 6 ? 125 : 32000) + (row % 2 ? lost : -lost);
+            const float lost = (row < 6 ? 120.0f : 0.4995f) * a->w[row * 11 % N * d + k] / 127; /* in one plane, in two */
+            *x = k == 1 ? 32639.0f : (row < 6 ? 256 * integer(r, 125) : integer(r, 32000)) + (row % 2 ? lost : -lost);
         } else if (class == CENTRE_ONLY)
             *x = row < 6 || k ? 0.0f : 1e-10f * g;
         else if (class == HARD_ROWS)

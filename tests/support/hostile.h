@@ -36,8 +36,9 @@ typedef struct data {
     float w[N * MOST_D], x[ROWS * MOST_D], centre[MOST_D], bias[N], threshold[N], gate[N], scale[N], dots[ROWS][N];
 } data;
 
-/* About normal. */
+/* About normal; -most .. most. */
 float gauss(rng *r);
+float integer(rng *r, int most);
 
 /* d <= MOST_D. Thresholds, and biases of gates, lie within one step of what a row gives. free() it. */
 data *data_make(int class, size_t d, uint64_t seed);
