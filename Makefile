@@ -132,7 +132,7 @@ $(B)/tests/%.o: tests/%.c | $(DEPS)
 $(CORE_TESTS): %: %.o $(CORE_OBJ)
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(CORE_LIBS)
-$(UNIT_TESTS): %: %.o $(SUPPORT) $(B)/libsae.a
+$(UNIT_TESTS) $(B)/tests/soak_screen: %: %.o $(SUPPORT) $(B)/libsae.a
 	$(call say,LINK)
 	$(Q)$(LINK) -o $@ $^ $(call pkg,--libs,check jansson) $(PRIVATE_LIBS)
 $(API_TESTS): %: %.o $(SUPPORT) $(B)/$(SONAME)
@@ -166,6 +166,8 @@ fuzz: $(FUZZERS:%=$(B)/fuzz/%) ## fuzz each target for FUZZ_SECONDS (60)
 	$(Q)for f in $(FUZZERS); do mkdir -p $(B)/fuzz/corpus/$$f && \
 	    $(B)/fuzz/$$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -verbosity=0 -print_final_stats=1 \
 	        -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/corpus/$$f tests/fuzz/corpus/$$f || exit 1; done
+soak: $(B)/tests/soak_screen ## compare screened and dense codes by the million; SOAK='--wide 0 --rows 1e7 --pairs 1e9 --seconds 60'
+	$(Q)$(B)/tests/soak_screen $(SOAK)
 bench: all $(B)/venv-bench/ready ## measure libsae and its peers; writes $(B)/bench.json
 	$(Q)$(B)/venv-bench/bin/python bench/run.py --build $(B)
 demo: all $(B)/engine ## install what is missing, build, and show the main job; writes $(B)/demo.html
@@ -218,4 +220,4 @@ help: ## this list
 -include $(wildcard $(B)/*/*.d $(B)/*/*/*.d $(B)/fuzz/*/*/*.d)
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all check check-c check-ecosystem fuzz bench demo engine world world-check storeabi format deps install uninstall clean help
+.PHONY: all check check-c check-ecosystem fuzz soak bench demo engine world world-check storeabi format deps install uninstall clean help

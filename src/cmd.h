@@ -6,6 +6,7 @@
 
 extern const command cmd_info;
 extern const command cmd_convert;
+extern const command cmd_verify;
 extern const command cmd_encode;
 extern const command cmd_decode;
 extern const command cmd_forward;

@@ -133,7 +133,7 @@ static void read_rows(job *j)
 {
     j->rows = (sae_rows){.struct_size = sizeof j->rows, .dtype = SAE_F32, .n_rows = MADE_ROWS};
     if (j->rows_path == NULL) {
-        j->rows.x = made_rows(&j->s, MADE_ROWS, j->about);
+        j->rows.x = made_rows(&j->s, MADE_ROWS, 2, j->about);
         return;
     }
     rows r = rows_open(j->rows_path, j->io.tensor, j->io.bits, j->s.info.d_in, "d_in");

@@ -7,13 +7,14 @@
 #include "report.h"
 #include "session.h"
 
-enum { ID_FORMAT = 300, ID_OVERWRITE, ID_CATALOG, ID_VERIFY };
+enum { ID_FORMAT = 300, ID_OVERWRITE, ID_CATALOG, ID_SCREEN, ID_VERIFY };
 
 static const option_desc options[] = {
     {ID_FORMAT, "format", "NAME", "sae, saelens or gemma_scope; by the name of OUT when left out"},
     {'d', "dtype", "TYPE", "f32, f16 or bf16 for the matrices, instead of what they are"},
     {ID_OVERWRITE, "force", NULL, "replace what is there"},
     {ID_CATALOG, "catalog", "PATH", "the catalog that belongs to it, beside OUT (sae only)"},
+    {ID_SCREEN, "screen", NULL, "with the screen of W_enc, a byte a weight, which else every process builds (sae only)"},
     {ID_VERIFY, "verify", NULL, "open OUT again, read all of it, and compare the fingerprints"},
     OPTION_JSON,
     {0},
@@ -50,6 +51,9 @@ static void parse(job *j, args *a)
             break;
         case ID_CATALOG:
             j->save.catalog = value;
+            break;
+        case ID_SCREEN:
+            j->save.screen = SAE_YES;
             break;
         case ID_VERIFY:
             j->verify = true;

@@ -197,9 +197,10 @@ static void print_json(const session *s, const facts *f)
     json_object_set_new(root, "dead_features", json_integer(f->dead));
     json_object_set_new(root, "threshold", i->arch == SAE_JUMPRELU ? spread_json(f->threshold) : json_null());
     json_object_set_new(root, "memory",
-                        json_pack("{s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes, "vectors_bytes",
-                                  (json_int_t)f->memory.vectors_bytes, "rows_bytes", (json_int_t)f->memory.rows_bytes, "panels_bytes",
-                                  (json_int_t)f->memory.panels_bytes, "ctx_bytes", (json_int_t)f->ctx_bytes));
+                        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "mapped_bytes", (json_int_t)f->memory.mapped_bytes,
+                                  "vectors_bytes", (json_int_t)f->memory.vectors_bytes, "rows_bytes", (json_int_t)f->memory.rows_bytes,
+                                  "panels_bytes", (json_int_t)f->memory.panels_bytes, "screen_bytes", (json_int_t)f->memory.screen_bytes,
+                                  "screen_stored_bytes", (json_int_t)f->memory.screen_stored_bytes, "ctx_bytes", (json_int_t)f->ctx_bytes));
     json_object_set_new(root, "isa", json_string(sae_isa_name(sae_env_isa(s->env))));
     json_object_set_new(root, "checked", json_boolean(f->checked));
     add_sentences(root, s, f);
@@ -261,9 +262,9 @@ static void print_text(const session *s, const facts *f)
     if (i->arch == SAE_JUMPRELU) {
         spread_line("threshold", f->threshold);
     }
-    printf("%-16s file %.1f MiB mapped, vectors %.1f, one caller %.1f; if prepared: rows %.1f, panels %.1f\n", "memory",
+    printf("%-16s file %.1f MiB mapped, vectors %.1f, one caller %.1f; if prepared: rows %.1f, panels %.1f, screen %.1f%s\n", "memory",
            mib(f->memory.mapped_bytes), mib(f->memory.vectors_bytes), mib((int64_t)f->ctx_bytes), mib(f->memory.rows_bytes),
-           mib(f->memory.panels_bytes));
+           mib(f->memory.panels_bytes), mib(f->memory.screen_bytes), f->memory.screen_stored_bytes > 0 ? " (in the file)" : "");
     printf("%-16s %s\n", "weights", f->checked ? "all finite" : "not checked");
     for (int32_t w = 0; w < sae_model_n_warnings(s->model); w++) {
         text_line("warning", sae_model_warning(s->model, w));

@@ -136,13 +136,13 @@ static void plant(float *x, const pool *p, size_t d, uint64_t *state)
     }
 }
 
-float *made_rows(const session *s, int64_t n, const char *about)
+float *made_rows(const session *s, int64_t n, uint64_t seed, const char *about)
 {
     size_t d = (size_t)s->info.d_in;
     bool centred = s->info.apply_b_dec == SAE_YES && s->info.d_out == s->info.d_in;
     pool p = pool_make(s, about);
     float *b_dec = read_all(s, SAE_B_DEC, 0, s->info.d_out, 1, about), *x = take((size_t)n * d, sizeof *x);
-    uint64_t state = 2;
+    uint64_t state = seed;
     for (size_t r = 0; r < (size_t)n; r++) {
         plant(x + r * d, &p, d, &state);
         for (size_t k = 0; k < d; k++) {

@@ -3,9 +3,9 @@
 
 #include "cmd.h"
 
-static const command *const commands[] = {&cmd_info,           &cmd_pull,      &cmd_convert, &cmd_encode,        &cmd_decode,
-                                          &cmd_forward,        &cmd_neighbors, &cmd_steer,   &cmd_catalog_build, &cmd_catalog_import,
-                                          &cmd_catalog_export, &cmd_search,    &cmd_top,     &cmd_bench};
+static const command *const commands[] = {&cmd_info,           &cmd_pull,           &cmd_convert,   &cmd_verify, &cmd_encode,
+                                          &cmd_decode,         &cmd_forward,        &cmd_neighbors, &cmd_steer,  &cmd_catalog_build,
+                                          &cmd_catalog_import, &cmd_catalog_export, &cmd_search,    &cmd_top,    &cmd_bench};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(void)

@@ -51,7 +51,7 @@ item() { # item NAME COMMAND...
 
 # Most of these start no threads, which leaves nothing for their sanitizer; test_torture does, and takes too long under it: test_host,
 # test_properties, test_temporal and the api_ programs run the same code on threads.
-single='test_(base|bits|data|formats|gguf|golden|hostile|io|kernels|sae_file|screen|torch|torture|yaml|zip)|api_save|fuzz_.*'
+single='test_(base|bits|data|formats|gguf|golden|hostile|io|kernels|packed|sae_file|screen|torch|torture|yaml|zip)|api_save|fuzz_.*'
 
 c_programs() {
     local source name

@@ -9,10 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include "io/sae_file.h"
+#include "support/sae_image.h"
 #include "support/support.h"
 #include "support/run.h"
 
@@ -68,61 +65,6 @@ static sae_error err;
 static char path[128];
 static sae_env *env;
 
-/* A whole file in memory. */
-typedef struct image {
-    unsigned char *bytes;
-    size_t n, room;
-} image;
-
-static void load(image *f)
-{
-    struct stat st;
-    const int fd = open(path, O_RDONLY);
-    ck_assert(fd >= 0 && !fstat(fd, &st));
-    f->n = (size_t)st.st_size;
-    f->room = f->n + 4096;
-    f->bytes = calloc(1, f->room);
-    ck_assert_int_eq(read(fd, f->bytes, f->n), st.st_size);
-    close(fd);
-}
-
-static saei_sae_head *head_of(image *f)
-{
-    return (saei_sae_head *)(void *)f->bytes;
-}
-
-static saei_sae_section *sections_of(image *f)
-{
-    return (saei_sae_section *)(void *)(f->bytes + sizeof(saei_sae_head));
-}
-
-static saei_sae_section *section(image *f, uint32_t id)
-{
-    for (uint32_t i = 0; i < head_of(f)->n_sections; i++)
-        if (sections_of(f)[i].id == id)
-            return &sections_of(f)[i];
-    ck_abort_msg("no section %u", (unsigned)id);
-}
-
-static void *data_of(image *f, uint32_t id)
-{
-    return f->bytes + section(f, id)->offset;
-}
-
-/* Makes every checksum true again, and writes the file. */
-static void store(image *f)
-{
-    saei_sae_head *head = head_of(f);
-    for (uint32_t i = 0; i < head->n_sections; i++) {
-        saei_sae_section *s = &sections_of(f)[i];
-        if (s->offset <= f->n && s->bytes <= f->n - s->offset)
-            s->digest = XXH3_64bits(f->bytes + s->offset, (size_t)s->bytes);
-    }
-    saei_sae_head_digest(head->digest, head, sections_of(f));
-    const int fd = open(path, O_WRONLY | O_TRUNC | O_CREAT, 0600);
-    ck_assert(fd >= 0 && write(fd, f->bytes, f->n) == (ssize_t)f->n && close(fd) == 0);
-}
-
 static void begin(void)
 {
     snprintf(path, sizeof path, "%s/saefile%ld.sae", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", (long)getpid());
@@ -149,7 +91,7 @@ static image planted_file(sae_weights shape)
     ACCEPTED(sae_model_save(m, path, &opt, &err));
     sae_model_free(m);
     planted_free(&p);
-    load(&f);
+    f = image_load(path);
     return f;
 }
 
@@ -161,14 +103,14 @@ static image fixture_file(const char *folder)
     ACCEPTED(sae_model_open(&m, env, folder, NULL, &err));
     ACCEPTED(sae_model_save(m, path, &opt, &err));
     sae_model_free(m);
-    load(&f);
+    f = image_load(path);
     return f;
 }
 
 static void refused(image *f, sae_status want, const char *words)
 {
     sae_model *m;
-    store(f);
+    image_store(f, path);
     REFUSED(want, words, sae_model_open(&m, env, path, NULL, &err));
     ck_assert_ptr_null(m);
     free(f->bytes);
@@ -180,7 +122,7 @@ START_TEST(a_rewritten_file_still_opens)
 {
     image f = planted_file(jumprelu);
     sae_model *m;
-    store(&f);
+    image_store(&f, path);
     ACCEPTED(sae_model_open(&m, env, path, NULL, &err));
     sae_model_free(m);
     free(f.bytes);
@@ -190,25 +132,25 @@ END_TEST
 START_TEST(heads_that_cannot_be_are_refused)
 {
     image f = planted_file(jumprelu);
-    head_of(&f)->version = 2;
+    image_head(&f)->version = 2;
     refused(&f, SAE_E_UNSUPPORTED, "version 2|update");
     f = planted_file(jumprelu);
-    head_of(&f)->flags = 1;
+    image_head(&f)->flags = 1;
     refused(&f, SAE_E_UNSUPPORTED, "flags 0x1");
     f = planted_file(jumprelu);
-    head_of(&f)->file_bytes++;
+    image_head(&f)->file_bytes++;
     refused(&f, SAE_E_FORMAT, "cut or joined");
     f = planted_file(jumprelu);
     const uint32_t counts[] = {0, SAEI_SAE_SECTIONS + 1, UINT32_MAX, 8000};
     for (size_t i = 0; i < LENGTH(counts); i++) {
-        head_of(&f)->n_sections = counts[i];
+        image_head(&f)->n_sections = counts[i];
         const int fd = open(path, O_WRONLY);
         ck_assert(pwrite(fd, f.bytes, 64, 0) == 64 && close(fd) == 0);
         sae_model *m;
         REFUSED(SAE_E_FORMAT, "sections, 1 .. 16000 fit", sae_model_open(&m, env, path, NULL, &err));
     }
     f.bytes[0] = 'X';
-    head_of(&f)->n_sections = 1;
+    image_head(&f)->n_sections = 1;
     refused(&f, SAE_E_FORMAT, "is no .sae file");
 }
 END_TEST
@@ -233,7 +175,7 @@ START_TEST(sections_that_cannot_be_are_refused)
                {SAEI_SAE_MATRIX, 0, 0, 0, 16, SAE_F32, "which are not 0 x 16"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         image f = planted_file(jumprelu);
-        saei_sae_section *s = section(&f, all[i].id);
+        saei_sae_section *s = image_section(&f, all[i].id);
         s->offset = all[i].offset ? all[i].offset : s->offset;
         s->bytes = all[i].bytes;
         s->shape[0] = all[i].rows;
@@ -247,13 +189,13 @@ END_TEST
 START_TEST(directories_out_of_order_are_refused)
 {
     image f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_B_DEC)->id = SAEI_SAE_B_ENC;
+    image_section(&f, SAEI_SAE_B_DEC)->id = SAEI_SAE_B_ENC;
     refused(&f, SAE_E_FORMAT, "not in order");
     f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_MATRIX)[1].offset = section(&f, SAEI_SAE_MATRIX)->offset; /* both at one place */
+    image_section(&f, SAEI_SAE_MATRIX)[1].offset = image_section(&f, SAEI_SAE_MATRIX)->offset; /* both at one place */
     refused(&f, SAE_E_FORMAT, "no place for it");
     f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_MATRIX)[1].index = 5;
+    image_section(&f, SAEI_SAE_MATRIX)[1].index = 5;
     refused(&f, SAE_E_FORMAT, "no tensor matrix.1");
 }
 END_TEST
@@ -262,21 +204,21 @@ END_TEST
 START_TEST(sections_of_the_future)
 {
     image f = planted_file(jumprelu);
-    saei_sae_section *texts = section(&f, SAEI_SAE_TEXTS);
+    saei_sae_section *texts = image_section(&f, SAEI_SAE_TEXTS);
     const saei_sae_section was = *texts;
     sae_model *m;
-    memmove(texts, texts + 1, (size_t)((unsigned char *)(sections_of(&f) + head_of(&f)->n_sections) - (unsigned char *)(texts + 1)));
-    saei_sae_section *last = &sections_of(&f)[head_of(&f)->n_sections - 1];
+    memmove(texts, texts + 1, (size_t)((unsigned char *)(image_sections(&f) + image_head(&f)->n_sections) - (unsigned char *)(texts + 1)));
+    saei_sae_section *last = &image_sections(&f)[image_head(&f)->n_sections - 1];
     *last = was;
     last->id = 900;
     last->offset = (f.n + 63) / 64 * 64;
     last->bytes = 64;
     f.n = last->offset + 64;
     ck_assert_uint_le(f.n, f.room);
-    head_of(&f)->file_bytes = f.n;
+    image_head(&f)->file_bytes = f.n;
     last->flags = 0;
     last->dtype = 77;
-    store(&f);
+    image_store(&f, path);
     ACCEPTED(sae_model_open(&m, env, path, NULL, &err));
     sae_model_free(m);
     last->flags = SAEI_SAE_REQUIRED;
@@ -311,20 +253,20 @@ START_TEST(numbers_that_cannot_be_are_refused)
                {offsetof(saei_sae_numbers, flags), 1 << 6, "flags"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         image f = planted_file(topk);
-        memcpy((unsigned char *)data_of(&f, SAEI_SAE_NUMBERS) + all[i].at, &all[i].value, 4);
+        memcpy((unsigned char *)image_data(&f, SAEI_SAE_NUMBERS) + all[i].at, &all[i].value, 4);
         refused(&f, SAE_E_FORMAT, all[i].words);
     }
     image f = planted_file((sae_weights){.arch = SAE_TOPK, .k = 5, .d_out = 15});
-    ((saei_sae_numbers *)data_of(&f, SAEI_SAE_NUMBERS))->flags = SAEI_SAE_APPLY_B_DEC;
+    ((saei_sae_numbers *)image_data(&f, SAEI_SAE_NUMBERS))->flags = SAEI_SAE_APPLY_B_DEC;
     refused(&f, SAE_E_FORMAT, "b_dec is subtracted from rows of another size");
     f = planted_file(jumprelu);
-    ((saei_sae_numbers *)data_of(&f, SAEI_SAE_NUMBERS))->flags = SAEI_SAE_RESCALE;
+    ((saei_sae_numbers *)image_data(&f, SAEI_SAE_NUMBERS))->flags = SAEI_SAE_RESCALE;
     refused(&f, SAE_E_FORMAT, "rescaled");
     f = planted_file(jumprelu);
-    ((saei_sae_numbers *)data_of(&f, SAEI_SAE_NUMBERS))->arch = SAE_GATED;
+    ((saei_sae_numbers *)image_data(&f, SAEI_SAE_NUMBERS))->arch = SAE_GATED;
     refused(&f, SAE_E_FORMAT, "no tensor b_gate");
     f = planted_file(jumprelu);
-    ((saei_sae_numbers *)data_of(&f, SAEI_SAE_NUMBERS))->arch = SAE_TEMPORAL;
+    ((saei_sae_numbers *)image_data(&f, SAEI_SAE_NUMBERS))->arch = SAE_TEMPORAL;
     refused(&f, SAE_E_FORMAT, "attention and architecture disagree");
 }
 END_TEST
@@ -366,18 +308,18 @@ START_TEST(lists_that_cannot_be_are_refused)
         char folder[128];
         snprintf(folder, sizeof folder, "tests/golden/%s", all[i].fixture);
         image f = fixture_file(folder);
-        ((int32_t *)data_of(&f, all[i].id))[all[i].at] = all[i].value;
+        ((int32_t *)image_data(&f, all[i].id))[all[i].at] = all[i].value;
         refused(&f, SAE_E_FORMAT, all[i].words);
     }
     image f = fixture_file("tests/golden/saelens/temporal");
-    ((saei_sae_numbers *)data_of(&f, SAEI_SAE_NUMBERS))->n_heads = 5;
+    ((saei_sae_numbers *)image_data(&f, SAEI_SAE_NUMBERS))->n_heads = 5;
     refused(&f, SAE_E_FORMAT, "do not go together");
     f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_BLOCKS)->shape[0] = 3;
-    section(&f, SAEI_SAE_BLOCKS)->shape[1] = 1;
+    image_section(&f, SAEI_SAE_BLOCKS)->shape[0] = 3;
+    image_section(&f, SAEI_SAE_BLOCKS)->shape[1] = 1;
     refused(&f, SAE_E_FORMAT, "list of blocks");
     f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_BLOCKS)->dtype = SAE_F32;
+    image_section(&f, SAEI_SAE_BLOCKS)->dtype = SAE_F32;
     refused(&f, SAE_E_FORMAT, "list of blocks");
 }
 END_TEST
@@ -395,14 +337,14 @@ START_TEST(texts_that_cannot_be_are_refused)
                {8, 0, "not UTF-8"}};
     for (size_t i = 0; i < LENGTH(all); i++) {
         image f = planted_file(jumprelu);
-        memcpy((unsigned char *)data_of(&f, SAEI_SAE_TEXTS) + all[i].at, &all[i].value, 4);
+        memcpy((unsigned char *)image_data(&f, SAEI_SAE_TEXTS) + all[i].at, &all[i].value, 4);
         refused(&f, SAE_E_FORMAT, all[i].words);
     }
     image f = planted_file(jumprelu);
     sae_model *m;
     const uint32_t what = 77; /* a text of the future */
-    memcpy(data_of(&f, SAEI_SAE_TEXTS), &what, 4);
-    store(&f);
+    memcpy(image_data(&f, SAEI_SAE_TEXTS), &what, 4);
+    image_store(&f, path);
     ACCEPTED(sae_model_open(&m, env, path, NULL, &err));
     ck_assert_str_eq(sae_model_text(m, SAE_TEXT_CATALOG), "");
     sae_model_free(m);
@@ -414,14 +356,14 @@ START_TEST(values_that_are_not_finite_are_refused)
 {
     const float nan = 0.0f / 0.0f;
     image f = planted_file(jumprelu);
-    memcpy((float *)data_of(&f, SAEI_SAE_THRESHOLD) + 3, &nan, 4);
+    memcpy((float *)image_data(&f, SAEI_SAE_THRESHOLD) + 3, &nan, 4);
     refused(&f, SAE_E_FORMAT, "threshold[3]");
     f = planted_file(jumprelu);
-    memcpy((float *)data_of(&f, SAEI_SAE_MATRIX) + 20, &nan, 4);
+    memcpy((float *)image_data(&f, SAEI_SAE_MATRIX) + 20, &nan, 4);
     refused(&f, SAE_E_FORMAT, "row 1, column 4");
     f = planted_file(jumprelu);
-    section(&f, SAEI_SAE_THRESHOLD)->bytes = 128;
-    section(&f, SAEI_SAE_THRESHOLD)->shape[0] = 32;
+    image_section(&f, SAEI_SAE_THRESHOLD)->bytes = 128;
+    image_section(&f, SAEI_SAE_THRESHOLD)->shape[0] = 32;
     refused(&f, SAE_E_FORMAT, "threshold has 32 values");
 }
 END_TEST

@@ -184,11 +184,13 @@ enum {
 };
 
 /* Builds packed forms once, with the env's parallel-for; values are checked on the way. Optional: an unprepared model gives the same
- * bits from the mapping, slower. Thread-safe, also while others encode; a second call finds the work done.
+ * bits from the mapping, slower. Thread-safe, also while others encode; a second call finds the work done, and so does the first for
+ * SAE_PREPARE_SCREEN where the file holds the screen (sae_save_options.screen).
  * Errors: SAE_E_NOMEM, SAE_E_FORMAT (a non-finite weight, by tensor, row and column), SAE_E_HOST, SAE_E_ARG. */
 SAE_API sae_status sae_model_prepare(sae_model *model, uint32_t what, sae_error *err);
 
-/* Reads every weight and refuses non-finite values: SAE_E_FORMAT with tensor, row and column of the first. */
+/* Reads every weight and refuses non-finite values: SAE_E_FORMAT with tensor, row and column of the first. A screen that came with the file is
+ * built again and compared, byte by byte: SAE_E_FORMAT. SAE_E_NOMEM, SAE_E_HOST. */
 SAE_API sae_status sae_model_check(const sae_model *model, sae_error *err);
 
 /* Writes the 16 bytes that tell this SAE from others: XXH3-128 (xxhash 0.8, canonical byte order) over the XXH3-128 of architecture, sizes, k,
@@ -204,7 +206,8 @@ typedef struct sae_memory {
     int64_t vectors_bytes; /* biases, thresholds, copied or read weights: owned by the model */
     int64_t rows_bytes;    /* of the form, whether or not it is built; 0 where the stored layout already is the form */
     int64_t panels_bytes;
-    int64_t screen_bytes; /* without its rows; 0 for an SAE that cannot be screened */
+    int64_t screen_bytes;        /* without its rows; 0 for an SAE that cannot be screened */
+    int64_t screen_stored_bytes; /* of it in the file, which holds it: counted in mapped_bytes (copied: vectors_bytes) already */
 } sae_memory;
 
 /* What each form takes or would take. Errors: SAE_E_ARG. */

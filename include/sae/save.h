@@ -16,6 +16,8 @@ typedef struct sae_save_options {
     const char *catalog; /* the catalog that belongs to it, as a path beside the file; "sae" alone keeps it. NULL: what the model says */
     int32_t overwrite;   /* SAE_YES: replace what is there; else that is SAE_E_IO */
     int32_t check;       /* SAE_NO: do not look first whether every weight is finite */
+    int32_t screen; /* SAE_YES: the file holds the screen of W_enc too ("sae" alone), for 1 byte a weight: who opens it need not build it */
+    int32_t reserved; /* 0 */
 } sae_save_options;
 
 /* Writes the model to `path`; opt may be NULL.

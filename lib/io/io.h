@@ -65,6 +65,14 @@ typedef struct saei_attention {
     saei_linear k_ctx, q_target, v_ctx, c_proj;
 } saei_attention;
 
+/* The screen of W_enc as a .sae file holds it (model/screen.h). That the vectors have these sizes, and values that can be, is known, and no more. */
+typedef struct saei_packed_screen {
+    const uint8_t *weights;                  /* NULL = there is none */
+    const float *scale, *error, *norm, *top; /* [d_sae] */
+    size_t n_weights;                        /* bytes */
+    bool centred;                            /* on b_dec */
+} saei_packed_screen;
+
 enum {
     SAEI_WARNINGS = 8,
     SAEI_TEXTS = SAE_TEXT_CATALOG + 1,
@@ -106,6 +114,7 @@ typedef struct saei_parts {
     float *dec_scale;              /* [d_sae] or NULL: W_dec rows are multiplied by it */
     saei_attention *attention;     /* temporal */
     int32_t n_attention, n_heads;
+    saei_packed_screen screen;
 
     char *texts[SAEI_TEXTS]; /* by SAE_TEXT_*; never NULL after success, but for index 0 */
     char *warnings[SAEI_WARNINGS];

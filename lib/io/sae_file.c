@@ -1,6 +1,7 @@
 /* The sections of a .sae file -> canonical parts. What they say is held against itself: nothing of it is believed because we wrote it. */
 #include "io/sae_file.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -338,6 +339,54 @@ static sae_status read_vectors(saei_source *s)
     return status;
 }
 
+/* ---- the screen ---- */
+
+/* A vector of the screen, each value in least .. most: what the bounds are made of is never negative, and infinite where a feature is a candidate
+ * always. */
+static sae_status take_bounds(const float **out, saei_source *s, const char *name, float least, float most)
+{
+    const saei_array *a;
+    const size_t n = (size_t)s->parts->d_sae;
+    const sae_status status = saei_take_array(&a, s, name);
+    if (status)
+        return status;
+    if (a->element != SAEI_F32 || a->n_dims != 1 || a->shape[0] != (int64_t)n)
+        return contradicts(s, "the screen has other sizes than its weights");
+    const float *v = (const float *)(const void *)a->data;
+    for (size_t i = 0; i < n; i++)
+        if (!(v[i] >= least && v[i] <= most))
+            return saei_fail(s->err, SAE_E_FORMAT, "%s: %s[%zu] is %g, which cannot be: the file is damaged, get a good copy", s->file,
+                             name, i, (double)v[i]);
+    *out = v;
+    return SAE_OK;
+}
+
+/* Everything stays where it is. Later kinds are passed over. */
+static sae_status read_screen(saei_source *s)
+{
+    const saei_array *a = saei_store_find(&s->store, "screen"), *weights;
+    saei_packed_screen to = {0};
+    saei_sae_screen screen;
+    sae_status status;
+    if (!a || a->bytes != sizeof screen)
+        return SAE_OK;
+    memcpy(&screen, a->data, sizeof screen);
+    if (screen.kind != SAEI_SAE_SCREEN_KIND)
+        return SAE_OK;
+    if (screen.centred > 1)
+        return contradicts(s, "the screen has flags that this version does not know");
+    to.centred = screen.centred;
+    if ((status = saei_take_array(&weights, s, "screen.weights")) || (status = take_bounds(&to.scale, s, "screen.scale", 0.0f, FLT_MAX)) ||
+        (status = take_bounds(&to.error, s, "screen.error", 0.0f, INFINITY)) ||
+        (status = take_bounds(&to.norm, s, "screen.norm", 0.0f, INFINITY)) ||
+        (status = take_bounds(&to.top, s, "screen.top", -FLT_MAX, INFINITY)))
+        return status;
+    to.weights = weights->data;
+    to.n_weights = weights->element == SAEI_U8 && weights->n_dims == 1 ? weights->bytes : 0;
+    s->parts->screen = to;
+    return SAE_OK;
+}
+
 /* ---- the whole ---- */
 
 sae_status saei_read_sae_file(saei_source *s)
@@ -347,7 +396,7 @@ sae_status saei_read_sae_file(saei_source *s)
     s->sizes_from = "its numbers say";
     if ((status = saei_source_tensors(s, s->named)) || (status = read_numbers(s)) || (status = read_texts(s)) ||
         (status = read_blocks(s)) || (status = read_segments(s)) || (status = read_skips(s)) || (status = read_vectors(s)) ||
-        (status = read_attention(s)))
+        (status = read_attention(s)) || (status = read_screen(s)))
         return status;
     return saei_set_text(s, SAE_TEXT_FORMAT_VERSION, "1");
 }

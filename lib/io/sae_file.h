@@ -62,8 +62,15 @@ enum {
     SAEI_SAE_OUT_SHIFT,
     SAEI_SAE_OUT_SCALE,
     SAEI_SAE_KEY_SCALE,
-    SAEI_SAE_BIAS = 48,  /* of attention, by index */
-    SAEI_SAE_MATRIX = 64 /* by index; row i belongs to feature or output i. Packed forms will follow, with ids of their own */
+    SAEI_SAE_BIAS = 48,   /* of attention, by index */
+    SAEI_SAE_MATRIX = 64, /* by index; row i belongs to feature or output i */
+    /* A packed form, which readers may skip: the screen of the only encoder */
+    SAEI_SAE_SCREEN_WEIGHTS, /* bytes, as model/screen.c lays them out */
+    SAEI_SAE_SCREEN_SCALE,   /* f32 [d_sae], as the next three */
+    SAEI_SAE_SCREEN_ERROR,
+    SAEI_SAE_SCREEN_NORM,
+    SAEI_SAE_SCREEN_TOP,
+    SAEI_SAE_SCREEN /* one saei_sae_screen */
 };
 
 enum { SAEI_SAE_BLOCK_COLUMNS = 3, SAEI_SAE_SEGMENT_COLUMNS = 6, SAEI_SAE_SKIP_COLUMNS = 3, SAEI_SAE_ATTENTION_COLUMNS = 8 };
@@ -88,16 +95,30 @@ enum {
     SAEI_SAE_NORM_IN_ONLY = 32
 };
 
+/* Whoever changes how a screen is made gives it another kind: readers pass over those that they do not know. */
+enum { SAEI_SAE_SCREEN_KIND = 1 };
+
+typedef struct saei_sae_screen {
+    uint32_t kind;
+    uint32_t centred; /* 1: on b_dec */
+    uint32_t reserved[10];
+    uint8_t of[16]; /* XXH3-128, canonical order, of the directory entries before its own, with offsets of 0: it belongs to these bytes */
+} saei_sae_screen;
+
+_Static_assert(sizeof(saei_sae_screen) == 64, "the layout is published");
 _Static_assert(sizeof(saei_sae_head) == 64 && sizeof(saei_sae_section) == 64 && sizeof(saei_sae_numbers) == 64, "the layout is published");
 
 /* XXH3-128 of head and directory: what stands in head.digest. */
 void saei_sae_head_digest(uint8_t out[16], const saei_sae_head *head, const saei_sae_section *sections);
 
+/* What stands in saei_sae_screen.of, for the n sections before its own. */
+void saei_sae_screen_digest(uint8_t out[16], const saei_sae_section *sections, uint32_t n);
+
 /* Does a file begin as a .sae file does? */
 bool saei_is_sae(const saei_file *file);
 
 /* Adds the sections of a .sae file to the store, as tensors with the names of docs/save.md ("b_enc", "matrix.0"). Checks head, directory and
- * the bytes of all sections but matrices; those too when `whole`. Errors: SAE_E_FORMAT, SAE_E_UNSUPPORTED (a newer version), SAE_E_NOMEM. */
+ * the bytes of all sections but matrices and the weights of a screen; those too when `whole`. Errors: SAE_E_FORMAT, SAE_E_UNSUPPORTED (a newer version), SAE_E_NOMEM. */
 sae_status saei_read_sae_sections(saei_store *store, const saei_host *host, const saei_file *file, int32_t file_index, const char *name,
                                   bool whole, sae_error *err);
 

@@ -44,7 +44,13 @@ static const struct {
              {SAEI_SAE_OUT_SCALE, "out_scale", false},
              {SAEI_SAE_KEY_SCALE, "key_scale", false},
              {SAEI_SAE_BIAS, "bias", true},
-             {SAEI_SAE_MATRIX, "matrix", true}};
+             {SAEI_SAE_MATRIX, "matrix", true},
+             {SAEI_SAE_SCREEN_WEIGHTS, "screen.weights", false},
+             {SAEI_SAE_SCREEN_SCALE, "screen.scale", false},
+             {SAEI_SAE_SCREEN_ERROR, "screen.error", false},
+             {SAEI_SAE_SCREEN_NORM, "screen.norm", false},
+             {SAEI_SAE_SCREEN_TOP, "screen.top", false},
+             {SAEI_SAE_SCREEN, "screen", false}};
 
 /* False for an id that this version does not know. */
 static bool name_of(char out[32], const saei_sae_section *s)
@@ -72,6 +78,20 @@ void saei_sae_head_digest(uint8_t out[16], const saei_sae_head *head, const saei
     (void)XXH3_128bits_reset(&state);
     (void)XXH3_128bits_update(&state, head, offsetof(saei_sae_head, digest));
     (void)XXH3_128bits_update(&state, sections, (size_t)head->n_sections * sizeof *sections);
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
+    memcpy(out, canonical.digest, sizeof canonical.digest);
+}
+
+void saei_sae_screen_digest(uint8_t out[16], const saei_sae_section *sections, uint32_t n)
+{
+    XXH128_canonical_t canonical;
+    XXH3_state_t state;
+    (void)XXH3_128bits_reset(&state);
+    for (uint32_t i = 0; i < n; i++) {
+        saei_sae_section s = sections[i];
+        s.offset = 0;
+        (void)XXH3_128bits_update(&state, &s, sizeof s);
+    }
     XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
     memcpy(out, canonical.digest, sizeof canonical.digest);
 }
@@ -137,9 +157,15 @@ static bool adds_up(const saei_sae_section *s)
            saei_mul(&bytes, bytes, each) && each && bytes && bytes == s->bytes;
 }
 
+/* Is it read only when it is used? */
+static bool stays(const saei_sae_section *s)
+{
+    return s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_WEIGHTS;
+}
+
 static sae_status check_digest(const saei_sae_section *s, const char *section, const reader *r)
 {
-    if ((s->id == SAEI_SAE_MATRIX && !r->whole) || XXH3_64bits(r->file->data + s->offset, (size_t)s->bytes) == s->digest)
+    if ((stays(s) && !r->whole) || XXH3_64bits(r->file->data + s->offset, (size_t)s->bytes) == s->digest)
         return SAE_OK;
     return saei_fail(r->err, SAE_E_FORMAT, "%s: the bytes of %s do not have the checksum that the directory states: %s", r->name, section,
                      damaged);
@@ -185,6 +211,21 @@ static sae_status read_section(const saei_sae_section *s, uint64_t end, const re
     return status ? status : add(s, section, r);
 }
 
+/* Does the screen, section n, belong to what stands before it? */
+static sae_status check_screen(const saei_sae_section *all, uint32_t n, const reader *r)
+{
+    saei_sae_screen screen;
+    uint8_t digest[16];
+    if (all[n].bytes != sizeof screen)
+        return SAE_OK; /* of another kind */
+    memcpy(&screen, r->file->data + all[n].offset, sizeof screen);
+    saei_sae_screen_digest(digest, all, n);
+    if (screen.kind != SAEI_SAE_SCREEN_KIND || memcmp(digest, screen.of, sizeof digest) == 0)
+        return SAE_OK;
+    return saei_fail(r->err, SAE_E_FORMAT, "%s: the screen in it belongs to other weights: convert the SAE again from where it came",
+                     r->name);
+}
+
 static sae_status read_sections(const saei_sae_section *all, uint32_t n, const reader *r)
 {
     uint64_t end = sizeof(saei_sae_head) + (uint64_t)n * sizeof *all;
@@ -193,7 +234,9 @@ static sae_status read_sections(const saei_sae_section *all, uint32_t n, const r
         if (i && (s->id < last->id || (s->id == last->id && s->index <= last->index)))
             return saei_fail(r->err, SAE_E_FORMAT, "%s: section %u.%u follows %u.%u, the directory is not in order: %s", r->name,
                              (unsigned)s->id, (unsigned)s->index, (unsigned)last->id, (unsigned)last->index, damaged);
-        const sae_status status = read_section(s, end, r);
+        sae_status status = read_section(s, end, r);
+        if (!status && s->id == SAEI_SAE_SCREEN && s->index == 0)
+            status = check_screen(all, i, r);
         if (status)
             return status;
         end = s->offset + s->bytes;

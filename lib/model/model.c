@@ -391,9 +391,10 @@ sae_status sae_model_memory(const sae_model *model, sae_memory *out)
         memory.rows_bytes += rows_bytes(&p->dec[i].w.m, model->dec_forms + i, &rows);
     for (uint32_t i = 0; i < p->n_files; i++)
         *(p->files[i].mapped ? &memory.mapped_bytes : &copied) += (int64_t)p->files[i].bytes;
+    const saei_screen *screen = atomic_load(&model->screen);
     memory.screen_bytes = (int64_t)saei_screen_bytes(model);
-    memory.prepared =
-        (panels ? SAE_PREPARE_PANELS : 0u) | (rows ? SAE_PREPARE_ROWS : 0u) | (atomic_load(&model->screen) ? SAE_PREPARE_SCREEN : 0u);
+    memory.screen_stored_bytes = screen && screen->stored ? (int64_t)(p->screen.n_weights + 4 * (size_t)p->d_sae * sizeof(float)) : 0;
+    memory.prepared = (panels ? SAE_PREPARE_PANELS : 0u) | (rows ? SAE_PREPARE_ROWS : 0u) | (screen ? SAE_PREPARE_SCREEN : 0u);
     memory.vectors_bytes = (int64_t)(model->vectors_bytes + p->memory.bytes) + copied;
     return saei_write_struct(out, &memory, sizeof memory, "sae_memory", NULL);
 }

@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "model/screen.h"
 
 static sae_status open_into(sae_model *model, const char *path, const sae_open_options *opt, sae_error *err)
 {
@@ -7,6 +7,8 @@ static sae_status open_into(sae_model *model, const char *path, const sae_open_o
         return status;
     model->checked = opt->check != SAE_NO && saei_parts_bytes(&model->parts) <= SAEI_CHECKED_WHOLE;
     status = saei_model_finish(model, err);
+    if (!status)
+        status = saei_screen_attach(model, err);
     if (!status && opt->check == SAE_YES)
         status = sae_model_check(model, err);
     return status;

@@ -100,6 +100,8 @@ sae_status sae_model_check(const sae_model *model, sae_error *err)
         status = check_matrices(model, err);
     if (!status)
         status = check_attention(model, err);
+    if (!status)
+        status = saei_screen_prove(model, err);
     return status ? status : saei_ok(err);
 }
 
@@ -186,7 +188,7 @@ static sae_status build_screen(sae_model *model, sae_error *err)
     if (atomic_load(&model->screen) || !saei_screen_bytes(model))
         return SAE_OK;
     sae_status status = build_rows(model, &model->parts.enc[0].w.m, model->enc_forms, "the rows of W_enc", err);
-    if (!status && !(status = saei_screen_build(&screen, model, err)))
+    if (!status && !(status = saei_screen_build(&screen, model, 0, err)))
         atomic_store_explicit(&model->screen, screen, memory_order_release);
     return status;
 }
@@ -195,6 +197,8 @@ static sae_status prepare(sae_model *model, uint32_t what, sae_error *err)
 {
     const saei_parts *p = &model->parts;
     sae_status status = SAE_OK;
+    if (what == SAE_PREPARE_SCREEN && atomic_load(&model->screen))
+        return SAE_OK; /* it may be the file's, of which nothing is to be read */
     if (!model->checked) {
         if ((status = sae_model_check(model, err)))
             return status;

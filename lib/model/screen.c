@@ -13,34 +13,61 @@ static bool can_screen(const sae_model *model)
     return known && saei_model_whole(model, SAE_W_ENC) && p->d_in <= MOST_D && !model->act.key_scale && !model->act.keeps_negative;
 }
 
-static size_t layout(saei_screen *s, const sae_model *model, unsigned char *block)
+/* b_dec is about the mean of the rows: where it is not subtracted, the screen does it. */
+static const float *centre_of(const sae_model *model)
 {
-    const size_t n = (size_t)model->parts.d_sae, d16 = ((size_t)model->parts.d_in + 15) / 16;
+    const saei_parts *p = &model->parts;
+    return !model->b_in && p->d_in == p->d_out ? p->b_dec : NULL;
+}
+
+/* ---- where a weight lies, by columns of simd/kernels.h: nothing else knows of it ---- */
+
+enum { BLOCK = SAEI_COLUMN, BYTES = 16, STEP = BLOCK * BYTES };
+
+/* Steps of a feature. */
+static size_t steps(const sae_model *model)
+{
+    return ((size_t)model->parts.d_in + BYTES - 1) / BYTES;
+}
+
+static uint32_t blocks(const sae_model *model)
+{
+    return ((uint32_t)model->parts.d_sae + BLOCK - 1) / BLOCK;
+}
+
+static size_t byte_of(const sae_model *model, size_t feature)
+{
+    return feature / BLOCK * steps(model) * STEP + feature % 4 * (STEP / 4) + feature % BLOCK / 4 * BYTES;
+}
+
+size_t saei_screen_weights(const sae_model *model)
+{
+    return blocks(model) * steps(model) * STEP;
+}
+
+/* Where a screen is made. */
+typedef struct making {
+    uint8_t *columns;
+    float *scale, *error, *norm, *top;
+} making;
+
+static size_t layout(making *m, const sae_model *model, unsigned char *block)
+{
+    const size_t n = (size_t)model->parts.d_sae;
     size_t total = 0;
-    saei_reserve(&total, 1, sizeof *s);
-    const size_t columns = saei_reserve(&total, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, d16 * SAEI_COLUMN * 16);
+    saei_reserve(&total, 1, sizeof(saei_screen));
+    const size_t columns = saei_reserve(&total, saei_screen_weights(model), 1);
     const size_t scale = saei_reserve(&total, n, sizeof(float)), error = saei_reserve(&total, n, sizeof(float));
     const size_t norm = saei_reserve(&total, n, sizeof(float)), top = saei_reserve(&total, n, sizeof(float));
-    if (!block)
-        return total;
-    const bool shifts =
-        !model->b_in && model->parts.b_dec && model->parts.d_in == model->parts.d_out; /* b_dec is about the mean of the rows */
-    *s = (saei_screen){.bytes = total,
-                       .columns = block + columns,
-                       .d16 = d16,
-                       .scale = (float *)(void *)(block + scale),
-                       .error = (float *)(void *)(block + error),
-                       .norm = (float *)(void *)(block + norm),
-                       .top = (float *)(void *)(block + top),
-                       .centre = shifts ? model->parts.b_dec : NULL};
-    s->bound = (saei_bound){s->scale, s->error, s->norm, s->top, model->act.threshold};
+    if (block)
+        *m = (making){block + columns, (float *)(void *)(block + scale), (float *)(void *)(block + error), (float *)(void *)(block + norm),
+                      (float *)(void *)(block + top)};
     return total;
 }
 
 size_t saei_screen_bytes(const sae_model *model)
 {
-    saei_screen unused;
-    return can_screen(model) ? layout(&unused, model, NULL) : 0;
+    return can_screen(model) ? layout(NULL, model, NULL) : 0;
 }
 
 float saei_round_up(double v)
@@ -59,9 +86,14 @@ float saei_round_up(double v)
 
 typedef struct build_job {
     const sae_model *model;
-    saei_screen *screen;
+    making to;
+    const saei_screen *stored; /* to be compared with, not built */
     saei_matrix rows;
-    float *row; /* per worker: a feature's weights */
+    const float *centre;
+    sae_dtype dtype;             /* weights are rounded to it; 0 = not */
+    float *scratch;              /* per worker: a feature's weights, and as much again */
+    size_t per_scratch;          /* floats of it */
+    _Atomic(size_t) first_wrong; /* feature * N_SECTIONS + section */
 } build_job;
 
 /* Sums over a feature's weights. */
@@ -85,19 +117,18 @@ static sums add_up(const float *w, const float *centre, size_t d)
 /* Adding this and taking it away again rounds a small double to an integer, ties to even. */
 #define ROUNDER 0x1.8p52
 
-static void quantise(const build_job *j, size_t feature, const float *w, float scale, sums *s)
+/* BYTES weights of a feature at `to`, the next ones `step` bytes on. */
+static void quantise(uint8_t *to, size_t step, const float *w, size_t d, float scale, sums *s)
 {
-    const size_t d = (size_t)j->model->parts.d_in, d16 = j->screen->d16, i = feature % SAEI_COLUMN;
-    uint8_t *to = j->screen->columns + feature / SAEI_COLUMN * d16 * SAEI_COLUMN * 16 + i % 4 * 64 + i / 4 * 16;
     const double inverse = scale > 0.0f ? 1.0 / (double)scale : 0.0;
-    for (size_t k = 0; k < d16 * 16; k++) {
+    for (size_t k = 0; k < (d + BYTES - 1) / BYTES * BYTES; k++) {
         const double v = k < d ? (double)w[k] : 0.0;
         double q = (v * inverse + ROUNDER) - ROUNDER;
-        q = q > 127.0 ? 127.0 : q < -127.0 ? -127.0 : q;
+        q = q > 127.0 ? 127.0 : q >= -127.0 ? q : -127.0; /* a NaN too, of a model that nobody checked */
         const double kept = (double)scale * q;
         s->lost_square += (v - kept) * (v - kept);
         s->kept_square += kept * kept;
-        to[k / 16 * SAEI_COLUMN * 16 + k % 16] = (uint8_t)((int)q + 128);
+        to[k / BYTES * step + k % BYTES] = (uint8_t)((int)q + 128);
     }
 }
 
@@ -124,60 +155,177 @@ static bool is_extreme(const saei_act *act, size_t feature, const sums *s, doubl
            !(fabs(s->centre) <= 0x1p100);
 }
 
-static void build_feature(const build_job *j, size_t feature, const float *w)
+/* What the screen says of one feature besides its bytes. */
+typedef struct bounds {
+    float scale, error, norm, top;
+} bounds;
+
+static bounds build_feature(const build_job *j, size_t feature, const float *w, uint8_t *to, size_t step)
 {
     const saei_act *act = &j->model->act;
-    saei_screen *to = j->screen;
     const size_t d = (size_t)j->model->parts.d_in;
-    sums s = add_up(w, j->screen->centre, d);
+    sums s = add_up(w, j->centre, d);
     const double length = sqrt(s.square), bias = bias_of(act, feature);
     const bool extreme = is_extreme(act, feature, &s, length);
     const float scale = extreme ? 0.0f : (float)(s.largest / 127.0);
-    quantise(j, feature, w, scale, &s);
+    quantise(to, step, w, d, scale, &s);
+    if (extreme)
+        return (bounds){0.0f, INFINITY, INFINITY, INFINITY};
     const double top = bias + s.centre, rounding = (double)(d + 2) * 0x1p-52 * length * sqrt(s.centre_square) + fabs(top) * 0x1p-50;
-    to->scale[feature] = scale;
-    to->error[feature] = extreme ? INFINITY : saei_round_up(sqrt(s.lost_square) * (1 + 1e-9));
-    to->norm[feature] = extreme ? INFINITY : saei_round_up(larger(length, sqrt(s.kept_square)) * (1 + 1e-9));
-    to->top[feature] = extreme ? INFINITY : saei_round_up(top + rounding + (double)(d + 32) * 0x1p-149);
+    return (bounds){scale, saei_round_up(sqrt(s.lost_square) * (1 + 1e-9)), saei_round_up(larger(length, sqrt(s.kept_square)) * (1 + 1e-9)),
+                    saei_round_up(top + rounding + (double)(d + 32) * 0x1p-149)};
+}
+
+/* A feature's weights; `spare` has room for as many. */
+static void read_row(const build_job *j, float *row, float *spare, size_t feature)
+{
+    const saei_kernels *k = j->model->env->kernels;
+    const size_t d = (size_t)j->model->parts.d_in;
+    if (j->rows.by_cols)
+        saei_matrix_row(row, &j->rows, (int32_t)feature);
+    else
+        k->widen(row, (const unsigned char *)j->rows.data + feature * d * sae_dtype_bytes(j->rows.dtype), j->rows.dtype, d);
+    if (j->dtype) {
+        k->narrow(spare, row, j->dtype, d);
+        k->widen(row, spare, j->dtype, d);
+    }
 }
 
 static void build_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const build_job *j = job;
-    const size_t d = (size_t)j->model->parts.d_in, n = (size_t)j->model->parts.d_sae, first = (size_t)i * SAEI_COLUMN;
-    float *row = j->row + worker * d;
-    for (size_t f = first; f < n && f < first + SAEI_COLUMN; f++) {
-        const unsigned char *w = (const unsigned char *)j->rows.data + f * d * sae_dtype_bytes(j->rows.dtype);
-        j->model->env->kernels->widen(row, w, j->rows.dtype, d);
-        build_feature(j, f, row);
+    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
+    float *row = j->scratch + worker * j->per_scratch;
+    memset(j->to.columns + byte_of(j->model, first), 128, steps(j->model) * STEP);
+    for (size_t f = first; f < n && f < first + BLOCK; f++) {
+        read_row(j, row, row + j->per_scratch / 2, f);
+        const bounds b = build_feature(j, f, row, j->to.columns + byte_of(j->model, f), STEP);
+        j->to.scale[f] = b.scale;
+        j->to.error[f] = b.error;
+        j->to.norm[f] = b.norm;
+        j->to.top[f] = b.top;
     }
     saei_fp_leave(mode);
 }
 
-sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_error *err)
+/* Runs a task for each block. */
+static sae_status run_blocks(build_job *j, sae_task task, sae_error *err)
+{
+    const saei_host *host = &j->model->env->host;
+    const size_t half = (size_t)j->model->parts.d_in + BYTES;
+    size_t bytes = 0;
+    j->rows = saei_model_enc_rows(j->model, 0);
+    j->centre = centre_of(j->model);
+    j->per_scratch = 2 * half;
+    saei_reserve(&bytes, host->max_workers * j->per_scratch, sizeof(float));
+    j->scratch = saei_alloc(host, bytes);
+    if (!j->scratch)
+        return saei_fail(err, SAE_E_NOMEM, "no memory to look at the rows of W_enc (%zu bytes)", bytes);
+    const sae_status status = saei_run(host, j, task, blocks(j->model));
+    saei_dealloc(host, j->scratch, bytes);
+    return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the screen of W_enc was made") : SAE_OK;
+}
+
+sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err)
 {
     const saei_host *host = &model->env->host;
-    const size_t n = (size_t)model->parts.d_sae, d = (size_t)model->parts.d_in, bytes = saei_screen_bytes(model);
-    size_t row_bytes = 0;
-    saei_reserve(&row_bytes, host->max_workers * d, sizeof(float));
-    unsigned char *block = saei_zalloc(host, bytes);
-    float *row = saei_alloc(host, row_bytes);
+    const size_t bytes = saei_screen_bytes(model);
+    unsigned char *block = saei_alloc(host, bytes);
     *out = NULL;
-    if (!block || !row) {
-        saei_dealloc(host, block, bytes);
-        saei_dealloc(host, row, row_bytes);
-        return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", bytes + row_bytes);
-    }
-    saei_screen *screen = (saei_screen *)(void *)block;
-    layout(screen, model, block);
-    build_job job = {model, screen, saei_model_enc_rows(model, 0), row};
-    const sae_status status = saei_run(host, &job, build_task, (uint32_t)((n + SAEI_COLUMN - 1) / SAEI_COLUMN));
-    saei_dealloc(host, row, row_bytes);
+    if (!block)
+        return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", bytes);
+    build_job job = {.model = model, .dtype = dtype};
+    layout(&job.to, model, block);
+    const sae_status status = run_blocks(&job, build_task, err);
     if (status) {
         saei_dealloc(host, block, bytes);
-        return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the screen of W_enc was built");
+        return status;
     }
+    const making *m = &job.to;
+    saei_screen *screen = (saei_screen *)(void *)block;
+    *screen = (saei_screen){.bytes = bytes,
+                            .columns = m->columns,
+                            .d16 = steps(model),
+                            .bound = {m->scale, m->error, m->norm, m->top, model->act.threshold},
+                            .centre = centre_of(model)};
     *out = screen;
     return SAE_OK;
+}
+
+/* ---- the screen of a file ---- */
+
+sae_status saei_screen_attach(sae_model *model, sae_error *err)
+{
+    const saei_packed_screen *p = &model->parts.screen;
+    const float *centre = centre_of(model);
+    if (!p->weights || !can_screen(model) || p->centred != (centre != NULL))
+        return SAE_OK;
+    if (p->n_weights != saei_screen_weights(model))
+        return saei_fail(err, SAE_E_FORMAT, "screen.weights has %zu bytes, W_enc makes %zu: the file is damaged, get a good copy",
+                         p->n_weights, saei_screen_weights(model));
+    saei_screen *screen = saei_alloc(&model->env->host, sizeof *screen);
+    if (!screen)
+        return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", sizeof *screen);
+    *screen = (saei_screen){.bytes = sizeof *screen,
+                            .stored = true,
+                            .columns = p->weights,
+                            .d16 = steps(model),
+                            .bound = {p->scale, p->error, p->norm, p->top, model->act.threshold},
+                            .centre = centre};
+    atomic_store_explicit(&model->screen, screen, memory_order_release);
+    return SAE_OK;
+}
+
+static const char *const sections[] = {"weights", "scale", "error", "norm", "top"};
+enum { N_SECTIONS = sizeof sections / sizeof *sections };
+
+/* The first section that is wrong about a feature; N_SECTIONS = none. */
+static size_t wrong_about(const build_job *j, float *row, size_t feature)
+{
+    const saei_bound *have = &j->stored->bound;
+    const uint8_t *stored = j->stored->columns + byte_of(j->model, feature);
+    uint8_t *bytes = (uint8_t *)(row + j->per_scratch / 2);
+    read_row(j, row, NULL, feature);
+    const bounds b = build_feature(j, feature, row, bytes, BYTES);
+    for (size_t k = 0; k < steps(j->model); k++)
+        if (memcmp(stored + k * STEP, bytes + k * BYTES, BYTES) != 0)
+            return 0;
+    const float want[] = {b.scale, b.error, b.norm, b.top};
+    const float is[] = {have->scale[feature], have->error[feature], have->norm[feature], have->top[feature]};
+    size_t section = 1;
+    while (section < N_SECTIONS && memcmp(&is[section - 1], &want[section - 1], sizeof *is) == 0)
+        section++;
+    return section;
+}
+
+static void prove_task(void *job, uint32_t i, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    build_job *j = job;
+    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
+    float *row = j->scratch + worker * j->per_scratch;
+    for (size_t f = first; f < n && f < first + BLOCK; f++) {
+        const size_t section = wrong_about(j, row, f), wrong = f * N_SECTIONS + section;
+        size_t seen = atomic_load(&j->first_wrong);
+        while (section < N_SECTIONS && wrong < seen && !atomic_compare_exchange_weak(&j->first_wrong, &seen, wrong))
+            continue;
+    }
+    saei_fp_leave(mode);
+}
+
+sae_status saei_screen_prove(const sae_model *model, sae_error *err)
+{
+    const saei_screen *screen = atomic_load_explicit(&model->screen, memory_order_acquire);
+    if (!screen || !screen->stored)
+        return SAE_OK;
+    build_job job = {.model = model, .stored = screen, .first_wrong = SIZE_MAX};
+    const sae_status status = run_blocks(&job, prove_task, err);
+    const size_t wrong = atomic_load(&job.first_wrong);
+    if (status || wrong == SIZE_MAX)
+        return status;
+    return saei_fail(err, SAE_E_FORMAT,
+                     "screen.%s in the file is not what W_enc gives, first for feature %zu: codes may be wrong, convert the SAE again from "
+                     "where it came",
+                     sections[wrong % N_SECTIONS], wrong / N_SECTIONS);
 }

@@ -14,19 +14,27 @@
 #include "model/model.h"
 
 typedef struct saei_screen {
-    size_t bytes;                      /* of this block, which holds everything */
-    uint8_t *columns;                  /* [ceil(d_sae/16)][d16][256] as simd/kernels.h says: q + 128 */
-    size_t d16;                        /* a sixteenth of d, rounded up */
-    saei_bound bound;                  /* of its vectors, all but the threshold are this block's */
-    float *scale, *error, *norm, *top; /* the same, while they are made */
-    const float *centre;               /* [d_in]; NULL = 0 */
+    size_t bytes;           /* of this block, which holds everything but what lies in the file */
+    bool stored;            /* the file holds it */
+    const uint8_t *columns; /* [ceil(d_sae/16)][d16][256] as simd/kernels.h says: q + 128 */
+    size_t d16;             /* a sixteenth of d, rounded up */
+    saei_bound bound;       /* all of its vectors but the threshold are the screen's */
+    const float *centre;    /* [d_in]; NULL = 0 */
 } saei_screen;
 
-/* Bytes of the screen of this model, 0 when it cannot be screened. */
+/* Bytes of the screen of this model, 0 when it cannot be screened; of its weights. */
 size_t saei_screen_bytes(const sae_model *model);
+size_t saei_screen_weights(const sae_model *model);
 
-/* Builds it; the rows of W_enc are there. */
-sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_error *err);
+/* Builds it. Weights are rounded to `dtype` first, as in a file of that type; 0: they are taken as they are. Every build of one SAE gives the same
+ * bytes: files hold them. */
+sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err);
+
+/* The model's screen is that of its file, if there is one and it fits the options of opening. Nothing of it is read. */
+sae_status saei_screen_attach(sae_model *model, sae_error *err);
+
+/* SAE_E_FORMAT unless the screen that came with the file, if any, is the one that its weights make, to the byte. */
+sae_status saei_screen_prove(const sae_model *model, sae_error *err);
 
 /* The smallest float that is not below v. */
 float saei_round_up(double v);

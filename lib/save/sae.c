@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "io/sae_file.h"
+#include "model/screen.h"
 #include "save/save.h"
 
 /* A section, and where its bytes come from. */
@@ -20,7 +21,8 @@ typedef struct writer {
     piece *pieces;
     piece *matrices;
     uint32_t n, room, n_matrices, room_matrices, n_biases;
-    sae_status status; /* of what has been added so far: nothing is added after a failure */
+    saei_screen *screen; /* NULL = none is wanted */
+    sae_status status;   /* of what has been added so far: nothing is added after a failure */
 } writer;
 
 /* ---- what the file will hold ---- */
@@ -248,6 +250,50 @@ static void add_vectors(writer *w)
     add_biases(w);
 }
 
+/* It is built from the weights as the file will have them, also where the model has one: so it is theirs in any case. */
+static sae_status build_screen(writer *w)
+{
+    const saei_save *s = w->save;
+    const sae_dtype dtype = saei_save_dtype(s, &s->parts->enc[0].w.m);
+    if (s->opt.screen != SAE_YES)
+        return SAE_OK;
+    if (!saei_screen_bytes(s->model))
+        return saei_fail(s->err, SAE_E_UNSUPPORTED,
+                         "an SAE like this one cannot be screened, so no screen can be saved (docs/encode.md says which can)");
+    return saei_screen_build(&w->screen, s->model, dtype == s->parts->enc[0].w.m.dtype ? 0 : dtype, s->err);
+}
+
+/* Sections that readers may skip. */
+static void add_screen(writer *w)
+{
+    const saei_screen *screen = w->screen;
+    if (!screen)
+        return;
+    const float *const vectors[] = {screen->bound.scale, screen->bound.error, screen->bound.norm, screen->bound.top};
+    saei_sae_screen *of = saei_save_alloc(w->save, sizeof *of);
+    const uint32_t first = w->n;
+    add_bytes(w, SAEI_SAE_SCREEN_WEIGHTS, screen->columns, saei_screen_weights(w->save->model));
+    for (uint32_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        add_vector(w, SAEI_SAE_SCREEN_SCALE + i, 0, vectors[i], w->save->parts->d_sae);
+    if (!of)
+        w->status = SAE_E_NOMEM;
+    else
+        *of = (saei_sae_screen){.kind = SAEI_SAE_SCREEN_KIND, .centred = screen->centre != NULL};
+    add_bytes(w, SAEI_SAE_SCREEN, of, sizeof *of);
+    for (uint32_t i = first; i < w->n; i++)
+        w->pieces[i].section.flags = 0;
+}
+
+/* What the screen belongs to: the sections before it, which are written by now. */
+static void sign_screen(const writer *w, const piece *p, saei_sae_section *before)
+{
+    const uint32_t n = (uint32_t)(p - w->pieces);
+    saei_sae_screen *of = (saei_sae_screen *)(uintptr_t)p->data;
+    for (uint32_t i = 0; i < n; i++)
+        before[i] = w->pieces[i].section;
+    saei_sae_screen_digest(of->of, before, n);
+}
+
 /* In the order of the ids. */
 static sae_status collect(writer *w)
 {
@@ -260,6 +306,7 @@ static sae_status collect(writer *w)
     add_vectors(w);
     for (uint32_t i = 0; i < w->n_matrices; i++)
         add(w, &w->matrices[i]);
+    add_screen(w);
     if (!w->status && w->n > SAEI_SAE_SECTIONS)
         w->status =
             saei_fail(w->save->err, SAE_E_UNSUPPORTED, "this SAE has %u parts, a .sae file holds %d", (unsigned)w->n, SAEI_SAE_SECTIONS);
@@ -279,7 +326,7 @@ static size_t place(writer *w)
     size_t at = sizeof(saei_sae_head) + w->n * sizeof(saei_sae_section);
     for (uint32_t i = 0; i < w->n; i++) {
         saei_sae_section *s = &w->pieces[i].section;
-        at = align(at, s->id == SAEI_SAE_MATRIX ? SAEI_SAE_PAGE : SAEI_SAE_ALIGN);
+        at = align(at, s->id == SAEI_SAE_MATRIX || s->id == SAEI_SAE_SCREEN_WEIGHTS ? SAEI_SAE_PAGE : SAEI_SAE_ALIGN);
         s->offset = at;
         at += (size_t)s->bytes;
     }
@@ -303,12 +350,9 @@ static sae_status write_piece(const writer *w, piece *p, const saei_out *out)
 }
 
 /* Last, when the digests are known. */
-static sae_status write_head(const writer *w, size_t file_bytes, const saei_out *out)
+static sae_status write_head(const writer *w, saei_sae_section *directory, size_t file_bytes, const saei_out *out)
 {
     saei_sae_head head = {.version = SAEI_SAE_VERSION, .file_bytes = file_bytes, .n_sections = w->n};
-    saei_sae_section *directory = saei_save_alloc(w->save, w->n * sizeof *directory);
-    if (!directory)
-        return SAE_E_NOMEM;
     for (uint32_t i = 0; i < w->n; i++)
         directory[i] = w->pieces[i].section;
     memcpy(head.magic, SAEI_SAE_MAGIC, sizeof head.magic);
@@ -319,25 +363,40 @@ static sae_status write_head(const writer *w, size_t file_bytes, const saei_out 
 
 static sae_status write_all(writer *w, size_t file_bytes, const saei_out *out)
 {
+    saei_sae_section *directory = saei_save_alloc(w->save, w->n * sizeof *directory);
+    if (!directory)
+        return SAE_E_NOMEM;
     for (uint32_t i = 0; i < w->n; i++) {
+        if (w->pieces[i].section.id == SAEI_SAE_SCREEN)
+            sign_screen(w, &w->pieces[i], directory);
         const sae_status status = write_piece(w, &w->pieces[i], out);
         if (status)
             return status;
     }
-    return write_head(w, file_bytes, out);
+    return write_head(w, directory, file_bytes, out);
+}
+
+static sae_status write_file(writer *w)
+{
+    saei_save *s = w->save;
+    saei_out out = {0};
+    sae_status status = collect(w);
+    if (status)
+        return status;
+    const size_t bytes = place(w);
+    status = saei_out_open(&out, s->host, s->path, s->opt.overwrite == SAE_YES, s->err);
+    if (!status && !(status = write_all(w, bytes, &out)) && !(status = saei_out_sync(&out, s->err)))
+        status = saei_out_commit(&out, s->host, s->err);
+    saei_out_drop(&out, s->host);
+    return status;
 }
 
 sae_status saei_save_sae(saei_save *s)
 {
     writer w = {.save = s};
-    saei_out out = {0};
-    sae_status status = collect(&w);
-    if (status)
-        return status;
-    const size_t bytes = place(&w);
-    status = saei_out_open(&out, s->host, s->path, s->opt.overwrite == SAE_YES, s->err);
-    if (!status && !(status = write_all(&w, bytes, &out)) && !(status = saei_out_sync(&out, s->err)))
-        status = saei_out_commit(&out, s->host, s->err);
-    saei_out_drop(&out, s->host);
+    sae_status status = build_screen(&w);
+    if (!status)
+        status = write_file(&w);
+    saei_dealloc(s->host, w.screen, w.screen ? w.screen->bytes : 0);
     return status;
 }

@@ -41,6 +41,10 @@ static sae_status check_options(const sae_save_options *opt, sae_error *err)
         return saei_fail(err, SAE_E_ARG, "sae_save_options.overwrite = %d is outside 0 .. %d", (int)opt->overwrite, SAE_NO);
     if (opt->check < SAE_DEFAULT || opt->check > SAE_NO)
         return saei_fail(err, SAE_E_ARG, "sae_save_options.check = %d is outside 0 .. %d", (int)opt->check, SAE_NO);
+    if (opt->screen < SAE_DEFAULT || opt->screen > SAE_NO)
+        return saei_fail(err, SAE_E_ARG, "sae_save_options.screen = %d is outside 0 .. %d", (int)opt->screen, SAE_NO);
+    if (opt->reserved)
+        return saei_fail(err, SAE_E_ARG, "sae_save_options.reserved = %d is not 0", (int)opt->reserved);
     if (opt->catalog && !saei_utf8(opt->catalog, strlen(opt->catalog)))
         return saei_fail(err, SAE_E_ARG, "sae_save_options.catalog is not UTF-8");
     return SAE_OK;
@@ -88,6 +92,8 @@ sae_status saei_save_plain(const saei_save *s, const char *format)
                          "this SAE has a factor for each decoder row, which multiplied in would be rounded; " ONLY, format);
     if (s->opt.catalog)
         return saei_fail(s->err, SAE_E_UNSUPPORTED, "the name of a catalog is to be kept; " ONLY, format);
+    if (s->opt.screen == SAE_YES)
+        return saei_fail(s->err, SAE_E_UNSUPPORTED, "a screen is to be kept; " ONLY, format);
     return SAE_OK;
 }
 

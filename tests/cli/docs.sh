@@ -23,7 +23,7 @@ while read -r line; do
     ok "$line" bash -c "set -o pipefail; $line"
 done < <(sed -n '/^```sh/,/^```/{/^```/!p}' "$page")
 ok "there are commands" test "$lines" -gt 10
-for command in info convert encode decode forward neighbors steer 'catalog build' 'catalog import' 'catalog export' search top pull bench; do
+for command in info convert verify encode decode forward neighbors steer 'catalog build' 'catalog import' 'catalog export' search top pull bench; do
     read -ra words <<<"$command"
     ok "a section on $command" grep -q "^## sae $command\$" "$page"
     while read -r option; do

@@ -19,7 +19,7 @@ assert i["n_in"] == i["n_out"] == i["n_blocks"] == 1 and i["has_skip"] == ("skip
 assert i["keeps_negative"] == (i["architecture"] == "abstopk") and not i["returns_unscaled"]
 assert (i["residual_threshold"] > 0 or i["stops_on_repeat"]) == (i["architecture"] == "matching_pursuit")
 assert i["dead_features"] >= 0 and isinstance(i["notes"], list) and i["catalog"] == ""
-assert set(i["memory"]) == {"mapped_bytes", "vectors_bytes", "rows_bytes", "panels_bytes", "ctx_bytes"}' in/info.json "$folder/fixture.json"
+assert set(i["memory"]) == {"mapped_bytes", "vectors_bytes", "rows_bytes", "panels_bytes", "screen_bytes", "screen_stored_bytes", "ctx_bytes"}' in/info.json "$folder/fixture.json"
 done
 
 model=$GOLDEN/saelens/jumprelu_f32

@@ -8,7 +8,7 @@ rows=$model/x.npy
 says "version" "sae 0." "$SAE" --version
 says "help names the commands" "neighbors" "$SAE" --help
 says "help names the exit status" "Exit status" "$SAE" help
-for command in info convert encode decode forward neighbors steer 'catalog build' 'catalog import' 'catalog export' search top; do
+for command in info convert verify encode decode forward neighbors steer 'catalog build' 'catalog import' 'catalog export' search top; do
     read -ra words <<<"$command"
     says "$command --help" "Usage: sae $command" "$SAE" "${words[@]}" --help
     says "$command -h names the options of the SAE" "--norm-scaling-factor" "$SAE" "${words[@]}" -h

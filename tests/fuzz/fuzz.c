@@ -178,6 +178,19 @@ void fuzz_container(const uint8_t *data, size_t size, saei_container *read)
     saei_store_free(&store, &host);
 }
 
+/* The screen, if section `at` is one, belongs to the sections before it. */
+static void sign_screen(uint8_t *file, size_t size, saei_sae_section *all, uint32_t at)
+{
+    saei_sae_section *s = &all[at];
+    saei_sae_screen screen;
+    if (s->id != SAEI_SAE_SCREEN || s->bytes != sizeof screen || s->offset > size || sizeof screen > size - s->offset)
+        return;
+    memcpy(&screen, file + s->offset, sizeof screen);
+    saei_sae_screen_digest(screen.of, all, at);
+    memcpy(file + s->offset, &screen, sizeof screen);
+    s->digest = XXH3_64bits(&screen, sizeof screen);
+}
+
 void fuzz_repair_sae(uint8_t *file, size_t size)
 {
     saei_sae_head head;
@@ -194,6 +207,8 @@ void fuzz_repair_sae(uint8_t *file, size_t size)
     for (uint32_t i = 0; i < head.n_sections; i++)
         if (all[i].offset <= size && all[i].bytes <= size - all[i].offset)
             all[i].digest = XXH3_64bits(file + all[i].offset, (size_t)all[i].bytes);
+    for (uint32_t i = 0; i < head.n_sections; i++)
+        sign_screen(file, size, all, i);
     saei_sae_head_digest(head.digest, &head, all);
     memcpy(file, &head, sizeof head);
     memcpy(file + sizeof head, all, head.n_sections * sizeof *all);

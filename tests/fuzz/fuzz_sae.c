@@ -45,7 +45,7 @@ static void encode(sae_model *model, const sae_info *info)
     sae_error err = {.struct_size = sizeof err};
     sae_ctx *ctx = NULL;
     const sae_rows rows = {.struct_size = sizeof rows, .dtype = SAE_F32, .x = x, .n_rows = 1};
-    const sae_ctx_options one = {.struct_size = sizeof one, .max_rows = 1};
+    const sae_ctx_options one = {.struct_size = sizeof one, .max_rows = 1, .screen = SAE_YES};
     fuzz_need(x && f, "there is memory");
     for (int32_t i = 0; i < info->d_in; i++)
         x[i] = (float)(i % 7) - 3.0f;
@@ -70,7 +70,10 @@ static void same_files(void)
 
 static void save_again(const sae_model *model, int32_t check)
 {
-    const sae_save_options opt = {.struct_size = sizeof opt, .overwrite = SAE_YES, .check = check};
+    sae_save_options opt = {.struct_size = sizeof opt, .overwrite = SAE_YES, .check = check};
+    sae_memory memory = {.struct_size = sizeof memory};
+    fuzz_need(sae_model_memory(model, &memory) == SAE_OK, "a model tells its memory");
+    opt.screen = memory.screen_bytes ? SAE_YES : SAE_NO;
     const sae_open_options open_opt = {.struct_size = sizeof open_opt, .check = check};
     sae_error err = {.struct_size = sizeof err};
     sae_model *back;

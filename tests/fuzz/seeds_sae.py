@@ -14,8 +14,8 @@ D, N = 3, 6
 BYTES, I32, F32, F16, BF16 = 17, 16, 1, 2, 3
 NUMBERS, TEXTS, BLOCKS, SEGMENTS, SKIPS, ATTENTION = range(1, 7)
 B_ENC, B_DEC, THRESHOLD, B_GATE, B_MAG, R_MAG, DEC_SCALE, IN_SHIFT, IN_SCALE, OUT_SHIFT, OUT_SCALE = range(16, 27)
-BIAS, MATRIX = 48, 64
-REPAIR = 1
+BIAS, MATRIX, SCREEN_WEIGHTS, SCREEN = 48, 64, 65, 70
+REPAIR, NO_CHECK = 1, 2
 
 
 class Section(NamedTuple):
@@ -96,6 +96,13 @@ def cross_layer() -> list[Section]:
     return [numbers(1, hooks=2, d_sae=2 * N), blocks, segments, skips, vector(B_ENC, 2 * N), *weights]
 
 
+def screen() -> list[Section]:
+    """Of no weights in particular: it opens where nobody looks."""
+    bounds = [Section(SCREEN_WEIGHTS + 1 + i, 0, F32, N, 1, struct.pack(f"<{N}f", *[0.5] * N)) for i in range(4)]
+    head = Section(SCREEN, 0, BYTES, 64, 1, struct.pack("<2I", 1, 1) + bytes(56))
+    return [Section(SCREEN_WEIGHTS, 0, BYTES, 256, 1, bytes((i * 37) % 255 + 1 for i in range(256))), *bounds, head]
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     gates = [vector(B_GATE, N), vector(B_MAG, N), vector(R_MAG, N)]
@@ -114,6 +121,8 @@ def main(folder: Path) -> None:
     }
     for name, sections in seeds.items():
         (folder / name).write_bytes(file(sections))
+    screened = plain([numbers(2)], [vector(B_ENC, N), vector(B_DEC, D), vector(THRESHOLD, N)]) + screen()
+    (folder / "screened").write_bytes(file(screened, REPAIR | NO_CHECK))
 
 
 main(Path(sys.argv[1]))

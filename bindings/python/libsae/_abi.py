@@ -247,6 +247,7 @@ class sae_memory(Structure):
         ("rows_bytes", c_int64),  # int64_t rows_bytes
         ("panels_bytes", c_int64),  # int64_t panels_bytes
         ("screen_bytes", c_int64),  # int64_t screen_bytes
+        ("screen_stored_bytes", c_int64),  # int64_t screen_stored_bytes
     )
 
 
@@ -258,6 +259,8 @@ class sae_save_options(Structure):
         ("catalog", c_char_p),  # const char *catalog
         ("overwrite", c_int32),  # int32_t overwrite
         ("check", c_int32),  # int32_t check
+        ("screen", c_int32),  # int32_t screen
+        ("reserved", c_int32),  # int32_t reserved
     )
 
 

@@ -89,6 +89,7 @@ class Memory(NamedTuple):
     panels_bytes: int  #: of the form "panels", built or not
     prepared: tuple[str, ...]  #: the forms that are built
     screen_bytes: int  #: of the form "screen", built or not; 0 for an SAE that cannot be screened
+    screen_stored_bytes: int  #: of it in the file, which holds it: counted in mapped_bytes already
 
 
 class Measure(NamedTuple):
@@ -530,7 +531,15 @@ class Sae:
         if status:
             raise from_status(status, lib.sae_status_text(status).decode())
         prepared = tuple(name for name, bit in _FORMS.items() if m.prepared & bit)
-        return Memory(m.mapped_bytes, m.vectors_bytes, m.rows_bytes, m.panels_bytes, prepared, m.screen_bytes)
+        return Memory(
+            m.mapped_bytes,
+            m.vectors_bytes,
+            m.rows_bytes,
+            m.panels_bytes,
+            prepared,
+            m.screen_bytes,
+            m.screen_stored_bytes,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -551,7 +560,8 @@ class Sae:
             call(lib.sae_model_prepare, model, what)
 
     def check(self) -> None:
-        """Reads every weight; FormatError names tensor, row and column of the first that is not finite."""
+        """Reads every weight; FormatError names tensor, row and column of the first that is not finite. A form "screen" that came
+        with the file is built again and compared."""
         with self._model as model:
             call(lib.sae_model_check, model)
 
@@ -564,13 +574,15 @@ class Sae:
         *,
         catalog: str | None = None,
         check: bool = True,
+        screen: bool = False,
     ) -> None:
         """Writes the SAE: "sae", one file that is mapped as it lies; "saelens", a folder that sae-lens 6 loads; "gemma_scope",
         a .npz. By the ending of `path` when no format is named: .sae, .npz, else a folder.
 
         Codes of the file are those of this SAE, bit for bit, unless `dtype` is narrower than the weights. What a format cannot
         say is refused (UnsupportedError), and what is there already is kept (IoError) unless `overwrite`. `catalog` is the
-        path, beside the file, of the catalog that belongs to it; `check` looks first whether every weight is finite."""
+        path, beside the file, of the catalog that belongs to it; `check` looks first whether every weight is finite; `screen` puts
+        the form "screen" into a .sae file, so that who opens it need not build it."""
         options = struct(
             _abi.sae_save_options,
             dtype=0 if dtype is None else constant(_DTYPES, dtype, "dtype"),
@@ -578,6 +590,7 @@ class Sae:
             catalog=_text(catalog, "catalog"),
             overwrite=_abi.SAE_YES if overwrite else _abi.SAE_DEFAULT,
             check=_abi.SAE_DEFAULT if check else _abi.SAE_NO,
+            screen=_abi.SAE_YES if screen else _abi.SAE_DEFAULT,
         )
         with self._model as model:
             call(lib.sae_model_save, model, _path(path), byref(options))

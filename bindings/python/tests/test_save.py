@@ -55,6 +55,17 @@ def test_dtype_and_catalog(tmp_path: Path) -> None:
     assert libsae.open(tmp_path / "wide.sae").fingerprint == back.fingerprint
 
 
+def test_screen(tmp_path: Path) -> None:
+    sae = libsae.open(SAELENS / "jumprelu_f32")
+    sae.save(tmp_path / "a.sae", screen=True)
+    back = libsae.open(tmp_path / "a.sae", check=True)
+    assert sae.memory.screen_stored_bytes == 0 and "screen" not in sae.memory.prepared
+    assert 0 < back.memory.screen_stored_bytes <= back.memory.screen_bytes and "screen" in back.memory.prepared
+    same(sae, back, np.load(SAELENS / "jumprelu_f32" / "x.npy"))
+    with pytest.raises(libsae.UnsupportedError, match="a screen is to be kept"):
+        sae.save(tmp_path / "folder", screen=True)
+
+
 def test_from_weights(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     w_enc, w_dec = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 20), (20, 8)))
