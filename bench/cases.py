@@ -74,7 +74,7 @@ class Group:
     @property
     def is_screened(self) -> bool:
         """Whether one of its lanes may read its weights as bytes."""
-        return self.cases[0] == "encode"
+        return self.cases[0] in ("encode", "neighbors")
 
     def roof_ms(self, case: str, top: Ceilings, weight_bytes: int) -> float | None:
         """The shortest time this machine allows: every weight read once, every product one FMA or, of bytes, one of theirs. None where the

@@ -90,6 +90,8 @@ class Entry:
         """What one weight takes where it reads all of them."""
         if not self.worker.lane.fp32:
             return 2
+        if self.case == "neighbors" and self.worker.lane.prepared == "screen":
+            return 1
         return 1 if self.dense_rows is not None and self.dense_rows < 0.5 else 4
 
 
@@ -301,6 +303,8 @@ class Bench:
     def prepared(entry: Entry) -> str:
         if entry.worker.lane.prepared:
             packed = {"encode": entry.worker.lane.prepared, "real": entry.worker.lane.prepared, "linear": "packed"}
+            if entry.worker.lane.prepared == "screen":
+                packed["neighbors"] = "screen"
             return packed.get(entry.case, "none")
         return "packed" if entry.worker.lane.impl == "onednn" else "rows" if entry.layout == "rows" else "none"
 

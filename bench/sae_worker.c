@@ -281,7 +281,8 @@ static void run_neighbors(void)
 
 static bool setup_neighbors(void)
 {
-    if (!check(sae_index_create(&now.index, now.model, SAE_BY_DECODER, &err), "sae_index_create"))
+    if (!check(sae_index_create(&now.index, now.model, SAE_BY_DECODER, &err), "sae_index_create") ||
+        (strcmp(on.prepared, "screen") == 0 && !check(sae_index_prepare(now.index, &err), "sae_index_prepare")))
         return false;
     now.scratch_bytes = sae_index_scratch_bytes(now.index);
     now.scratch = malloc(now.scratch_bytes + 1);

@@ -43,6 +43,16 @@ static void teardown(void)
     ck_assert_int_eq(atomic_load(&counted.live_blocks), 0);
 }
 
+static void prepare(int32_t side)
+{
+    ACCEPTED(sae_index_prepare(by[side], &err));
+    ck_assert_int_gt(sae_index_screen_bytes(by[side]), N * sae_index_dim(by[side]));
+    ACCEPTED(sae_index_prepare(by[side], &err));
+    free(scratch);
+    bytes = sae_index_scratch_bytes(by[side]);
+    scratch = malloc(bytes);
+}
+
 START_TEST(create)
 {
     sae_index *index = (sae_index *)&err;
@@ -81,6 +91,86 @@ START_TEST(failing_runner)
     sae_index_free(index);
     sae_model_free(m);
     sae_env_free(other);
+}
+END_TEST
+
+START_TEST(prepare_refuses)
+{
+    sae_index *index = by[SAE_BY_DECODER];
+    REFUSED(SAE_E_ARG, "index is NULL", sae_index_prepare(NULL, &err));
+    ck_assert_int_eq(sae_index_screen_bytes(NULL), 0);
+    atomic_store(&counted.fail_at, atomic_load(&counted.asked));
+    REFUSED(SAE_E_NOMEM, "2000 rows of 9 elements|bytes", sae_index_prepare(index, &err));
+    ck_assert_int_eq(sae_index_screen_bytes(index), 0);
+    int left = 1;
+    sae_env *other = env_make(&counted, SAE_ISA_AUTO, run_failing, &left, 1);
+    sae_model *m = planted_model(&p, other);
+    ACCEPTED(sae_index_create(&index, m, SAE_BY_DECODER, &err));
+    REFUSED(SAE_E_HOST, "parallel-for", sae_index_prepare(index, &err));
+    ck_assert_int_eq(sae_index_screen_bytes(index), 0);
+    left = 1;
+    ACCEPTED(sae_index_prepare(index, &err));
+    int32_t features[4];
+    float cosines[4];
+    sae_neighbors out = {.struct_size = sizeof out, .k = 4, .features = features, .cosines = cosines};
+    void *room = malloc(sae_index_scratch_bytes(index));
+    REFUSED(SAE_E_HOST, "parallel-for|2000", sae_index_nearest_feature(index, &out, 1, room, sae_index_scratch_bytes(index), &err));
+    free(room);
+    sae_index_free(index);
+    sae_model_free(m);
+    sae_env_free(other);
+}
+END_TEST
+
+/* A search through bytes of ordinary sizes finds what a plain one does: random rows with a few near ones, negative, huge, tiny and no rows. */
+START_TEST(prepared_is_exact)
+{
+    enum { WIDE = 300, ROWS = 1500, K = 12 };
+    rng r = {4};
+    float *rows = malloc((size_t)WIDE * ROWS * sizeof *rows);
+    for (size_t i = 0; i < (size_t)WIDE * ROWS; i++)
+        rows[i] = rng_weight(&r);
+    for (size_t j = 0; j < ROWS; j += 7)
+        for (size_t k = 0; k < WIDE; k++) {
+            float *w = rows + j * WIDE + k;
+            *w = j % 5 == 0 ? rows[k] + 0.3f * *w : j % 5 == 1 ? *w * 1e-30f : j % 5 == 2 ? *w * 1e19f : j % 5 == 3 ? 0.0f : -rows[k];
+        }
+    const sae_weights w = {.struct_size = sizeof w,
+                           .arch = SAE_STANDARD,
+                           .dtype = SAE_F32,
+                           .flags = SAE_BORROW | SAE_W_ENC_BY_ROWS,
+                           .d_in = WIDE,
+                           .d_sae = ROWS,
+                           .w_enc = rows,
+                           .w_dec = rows};
+    sae_model *m;
+    sae_index *plain, *prepared;
+    ACCEPTED(sae_model_create(&m, env, &w, &err));
+    ACCEPTED(sae_index_create(&plain, m, SAE_BY_DECODER, &err));
+    ACCEPTED(sae_index_create(&prepared, m, SAE_BY_DECODER, &err));
+    ACCEPTED(sae_index_prepare(prepared, &err));
+    const size_t need = sae_index_scratch_bytes(prepared);
+    void *room = malloc(need);
+    for (int trial = 0; trial < 300; trial++) {
+        int32_t features[2][K];
+        float cosines[2][K], query[WIDE];
+        sae_neighbors out[2];
+        const float size = trial % 9 == 8 ? 1e-15f : trial % 9 == 7 ? 1e15f : 1.0f;
+        for (size_t k = 0; k < WIDE; k++)
+            query[k] = size * (trial % 3 ? rows[(size_t)trial * WIDE + k] + 0.5f * rng_weight(&r) : rng_weight(&r));
+        for (int i = 0; i < 2; i++) {
+            out[i] = (sae_neighbors){.struct_size = sizeof out[i], .k = 1 + trial % K, .features = features[i], .cosines = cosines[i]};
+            ACCEPTED(sae_index_nearest(i ? prepared : plain, out + i, query, room, need, &err));
+        }
+        ck_assert_int_eq(out[0].n, out[1].n);
+        ck_assert_mem_eq(features[0], features[1], (size_t)out[0].n * sizeof(int32_t));
+        ck_assert_mem_eq(cosines[0], cosines[1], (size_t)out[0].n * sizeof(float));
+    }
+    free(room);
+    sae_index_free(plain);
+    sae_index_free(prepared);
+    sae_model_free(m);
+    free(rows);
 }
 END_TEST
 
@@ -191,18 +281,20 @@ START_TEST(nearest_by_plain_search)
     static hit hits[N];
     static int32_t features[N + 5];
     static float cosines[N + 5];
-    const int32_t side = _i;
+    const int32_t side = _i % 2 ? SAE_BY_DECODER : SAE_BY_ENCODER;
     const int32_t d = sae_index_dim(by[side]);
     rng r = {9};
-    for (int trial = 0; trial < 12; trial++) {
+    if (_i >= 2)
+        prepare(side);
+    for (int trial = 0; trial < 240; trial++) {
         float query[D];
         const int32_t self = trial % 2 ? (int32_t)rng_below(&r, N) : -1;
         for (int32_t k = 0; k < d; k++)
             query[k] = self >= 0 ? rows_of(side)[self * d + k] : rng_weight(&r);
         if (self == 77)
             continue;
-        const size_t found = search(hits, side, query, self), room = (size_t)sizes[trial / 2];
-        sae_neighbors out = {.struct_size = sizeof out, .k = sizes[trial / 2], .features = features, .cosines = cosines};
+        const size_t found = search(hits, side, query, self), room = (size_t)sizes[trial / 2 % 6];
+        sae_neighbors out = {.struct_size = sizeof out, .k = sizes[trial / 2 % 6], .features = features, .cosines = cosines};
         if (self >= 0)
             ACCEPTED(sae_index_nearest_feature(by[side], &out, self, scratch, bytes, &err));
         else
@@ -220,6 +312,8 @@ END_TEST
 START_TEST(scratch_anywhere)
 {
     const sae_index *index = by[SAE_BY_DECODER];
+    if (_i)
+        prepare(SAE_BY_DECODER);
     const size_t need = sae_index_scratch_bytes(index);
     unsigned char *block = malloc(need + 128);
     int32_t want[5], features[5];
@@ -328,9 +422,11 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, create);
     tcase_add_test(tc, failing_runner);
+    tcase_add_test(tc, prepare_refuses);
+    tcase_add_test(tc, prepared_is_exact);
     tcase_add_test(tc, nearest_refuses);
-    tcase_add_loop_test(tc, nearest_by_plain_search, SAE_BY_DECODER, SAE_BY_ENCODER + 1);
-    tcase_add_test(tc, scratch_anywhere);
+    tcase_add_loop_test(tc, nearest_by_plain_search, 0, 4);
+    tcase_add_loop_test(tc, scratch_anywhere, 0, 2);
     tcase_add_test(tc, pairs);
     tcase_add_test(tc, small_angles);
     suite_add_tcase(suite, tc);

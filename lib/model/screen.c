@@ -6,11 +6,17 @@
 /* Sums of d products of bytes stay below 2^31; the error terms were derived up to here. */
 enum { MOST_D = 16384 };
 
+bool saei_screen_too_deep(size_t d)
+{
+    return d > MOST_D;
+}
+
 static bool can_screen(const sae_model *model)
 {
     const saei_parts *p = &model->parts;
     const bool known = p->arch == SAE_STANDARD || p->arch == SAE_JUMPRELU || p->arch == SAE_GATED || p->arch == SAE_TOPK;
-    return known && saei_model_whole(model, SAE_W_ENC) && p->d_in <= MOST_D && !model->act.key_scale && !model->act.keeps_negative;
+    return known && saei_model_whole(model, SAE_W_ENC) && !saei_screen_too_deep((size_t)p->d_in) && !model->act.key_scale &&
+           !model->act.keeps_negative;
 }
 
 /* b_dec is about the mean of the rows: where it is not subtracted, the screen does it. */
@@ -24,25 +30,30 @@ static const float *centre_of(const sae_model *model)
 
 enum { BLOCK = SAEI_COLUMN, BYTES = 16, STEP = BLOCK * BYTES };
 
-/* Steps of a feature. */
-static size_t steps(const sae_model *model)
+/* Steps of a feature of d elements. */
+static size_t steps(size_t d)
 {
-    return ((size_t)model->parts.d_in + BYTES - 1) / BYTES;
+    return (d + BYTES - 1) / BYTES;
 }
 
-static uint32_t blocks(const sae_model *model)
+static uint32_t blocks(size_t n)
 {
-    return ((uint32_t)model->parts.d_sae + BLOCK - 1) / BLOCK;
+    return (uint32_t)((n + BLOCK - 1) / BLOCK);
 }
 
-static size_t byte_of(const sae_model *model, size_t feature)
+static size_t byte_of(size_t d, size_t feature)
 {
-    return feature / BLOCK * steps(model) * STEP + feature % 4 * (STEP / 4) + feature % BLOCK / 4 * BYTES;
+    return feature / BLOCK * steps(d) * STEP + feature % 4 * (STEP / 4) + feature % BLOCK / 4 * BYTES;
+}
+
+static size_t weights_of(size_t n, size_t d)
+{
+    return blocks(n) * steps(d) * STEP;
 }
 
 size_t saei_screen_weights(const sae_model *model)
 {
-    return blocks(model) * steps(model) * STEP;
+    return weights_of((size_t)model->parts.d_sae, (size_t)model->parts.d_in);
 }
 
 /* Where a screen is made. */
@@ -51,12 +62,11 @@ typedef struct making {
     float *scale, *error, *norm, *top;
 } making;
 
-static size_t layout(making *m, const sae_model *model, unsigned char *block)
+static size_t layout(making *m, size_t n, size_t d, unsigned char *block)
 {
-    const size_t n = (size_t)model->parts.d_sae;
     size_t total = 0;
     saei_reserve(&total, 1, sizeof(saei_screen));
-    const size_t columns = saei_reserve(&total, saei_screen_weights(model), 1);
+    const size_t columns = saei_reserve(&total, weights_of(n, d), 1);
     const size_t scale = saei_reserve(&total, n, sizeof(float)), error = saei_reserve(&total, n, sizeof(float));
     const size_t norm = saei_reserve(&total, n, sizeof(float)), top = saei_reserve(&total, n, sizeof(float));
     if (block)
@@ -67,7 +77,7 @@ static size_t layout(making *m, const sae_model *model, unsigned char *block)
 
 size_t saei_screen_bytes(const sae_model *model)
 {
-    return can_screen(model) ? layout(NULL, model, NULL) : 0;
+    return can_screen(model) ? layout(NULL, (size_t)model->parts.d_sae, (size_t)model->parts.d_in, NULL) : 0;
 }
 
 float saei_round_up(double v)
@@ -85,11 +95,10 @@ float saei_round_up(double v)
 }
 
 typedef struct build_job {
-    const sae_model *model;
+    saei_screened of;
+    size_t n, d;
     making to;
-    const saei_screen *stored; /* to be compared with, not built */
-    saei_matrix rows;
-    const float *centre;
+    const saei_screen *stored;   /* to be compared with, not built */
     sae_dtype dtype;             /* weights are rounded to it; 0 = not */
     float *scratch;              /* per worker: a feature's weights, and as much again */
     size_t per_scratch;          /* floats of it */
@@ -141,7 +150,7 @@ static double larger(double a, double b)
 /* What is added to the dot before it is judged. */
 static double bias_of(const saei_act *act, size_t feature)
 {
-    const float *bias = act->gate ? act->gate : act->bias;
+    const float *bias = !act ? NULL : act->gate ? act->gate : act->bias;
     return bias ? (double)bias[feature] : 0.0;
 }
 
@@ -149,8 +158,9 @@ static double bias_of(const saei_act *act, size_t feature)
  * Then it is a candidate always: its bound is infinite. */
 static bool is_extreme(const saei_act *act, size_t feature, const sums *s, double norm)
 {
-    const double bias = bias_of(act, feature), scale = act->gate ? larger(1.0, fabs((double)act->mag_scale[feature])) : 1.0;
-    const double shift = act->gate ? (double)act->mag_bias[feature] : 0.0;
+    const bool gated = act && act->gate;
+    const double bias = bias_of(act, feature), scale = gated ? larger(1.0, fabs((double)act->mag_scale[feature])) : 1.0;
+    const double shift = gated ? (double)act->mag_bias[feature] : 0.0;
     return !(norm * scale <= 0x1p60) || (norm > 0.0 && norm < 0x1p-40) || !(fabs(bias) <= 0x1p100) || !(fabs(shift) <= 0x1p100) ||
            !(fabs(s->centre) <= 0x1p100);
 }
@@ -162,9 +172,9 @@ typedef struct bounds {
 
 static bounds build_feature(const build_job *j, size_t feature, const float *w, uint8_t *to, size_t step)
 {
-    const saei_act *act = &j->model->act;
-    const size_t d = (size_t)j->model->parts.d_in;
-    sums s = add_up(w, j->centre, d);
+    const saei_act *act = j->of.act;
+    const size_t d = j->d;
+    sums s = add_up(w, j->of.centre, d);
     const double length = sqrt(s.square), bias = bias_of(act, feature);
     const bool extreme = is_extreme(act, feature, &s, length);
     const float scale = extreme ? 0.0f : (float)(s.largest / 127.0);
@@ -179,12 +189,13 @@ static bounds build_feature(const build_job *j, size_t feature, const float *w, 
 /* A feature's weights; `spare` has room for as many. */
 static void read_row(const build_job *j, float *row, float *spare, size_t feature)
 {
-    const saei_kernels *k = j->model->env->kernels;
-    const size_t d = (size_t)j->model->parts.d_in;
-    if (j->rows.by_cols)
-        saei_matrix_row(row, &j->rows, (int32_t)feature);
+    const saei_kernels *k = j->of.env->kernels;
+    const saei_matrix *m = &j->of.rows;
+    const size_t d = j->d;
+    if (m->by_cols)
+        saei_matrix_row(row, m, (int32_t)feature);
     else
-        k->widen(row, (const unsigned char *)j->rows.data + feature * d * sae_dtype_bytes(j->rows.dtype), j->rows.dtype, d);
+        k->widen(row, (const unsigned char *)m->data + feature * d * sae_dtype_bytes(m->dtype), m->dtype, d);
     if (j->dtype) {
         k->narrow(spare, row, j->dtype, d);
         k->widen(row, spare, j->dtype, d);
@@ -195,12 +206,12 @@ static void build_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const build_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
+    const size_t first = (size_t)i * BLOCK;
     float *row = j->scratch + worker * j->per_scratch;
-    memset(j->to.columns + byte_of(j->model, first), 128, steps(j->model) * STEP);
-    for (size_t f = first; f < n && f < first + BLOCK; f++) {
+    memset(j->to.columns + byte_of(j->d, first), 128, steps(j->d) * STEP);
+    for (size_t f = first; f < j->n && f < first + BLOCK; f++) {
         read_row(j, row, row + j->per_scratch / 2, f);
-        const bounds b = build_feature(j, f, row, j->to.columns + byte_of(j->model, f), STEP);
+        const bounds b = build_feature(j, f, row, j->to.columns + byte_of(j->d, f), STEP);
         j->to.scale[f] = b.scale;
         j->to.error[f] = b.error;
         j->to.norm[f] = b.norm;
@@ -212,45 +223,54 @@ static void build_task(void *job, uint32_t i, uint32_t worker)
 /* Runs a task for each block. */
 static sae_status run_blocks(build_job *j, sae_task task, sae_error *err)
 {
-    const saei_host *host = &j->model->env->host;
-    const size_t half = (size_t)j->model->parts.d_in + BYTES;
+    const saei_host *host = &j->of.env->host;
     size_t bytes = 0;
-    j->rows = saei_model_enc_rows(j->model, 0);
-    j->centre = centre_of(j->model);
-    j->per_scratch = 2 * half;
+    j->n = (size_t)j->of.rows.n;
+    j->d = (size_t)j->of.rows.d;
+    j->per_scratch = 2 * (j->d + BYTES);
     saei_reserve(&bytes, host->max_workers * j->per_scratch, sizeof(float));
     j->scratch = saei_alloc(host, bytes);
     if (!j->scratch)
-        return saei_fail(err, SAE_E_NOMEM, "no memory to look at the rows of W_enc (%zu bytes)", bytes);
-    const sae_status status = saei_run(host, j, task, blocks(j->model));
+        return saei_fail(err, SAE_E_NOMEM, "no memory to look at rows for a screen (%zu bytes)", bytes);
+    const sae_status status = saei_run(host, j, task, blocks(j->n));
     saei_dealloc(host, j->scratch, bytes);
-    return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the screen of W_enc was made") : SAE_OK;
+    return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while a screen was made") : SAE_OK;
 }
 
-sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err)
+sae_status saei_screen_make(saei_screen **out, const saei_screened *of, sae_dtype dtype, sae_error *err)
 {
-    const saei_host *host = &model->env->host;
-    const size_t bytes = saei_screen_bytes(model);
-    unsigned char *block = saei_alloc(host, bytes);
+    const size_t n = (size_t)of->rows.n, d = (size_t)of->rows.d, bytes = layout(NULL, n, d, NULL);
+    unsigned char *block = saei_alloc(&of->env->host, bytes);
     *out = NULL;
     if (!block)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of W_enc (%zu bytes)", bytes);
-    build_job job = {.model = model, .dtype = dtype};
-    layout(&job.to, model, block);
+        return saei_fail(err, SAE_E_NOMEM, "no memory for a screen of %zu rows of %zu elements (%zu bytes)", n, d, bytes);
+    build_job job = {.of = *of, .dtype = dtype};
+    layout(&job.to, n, d, block);
     const sae_status status = run_blocks(&job, build_task, err);
     if (status) {
-        saei_dealloc(host, block, bytes);
+        saei_dealloc(&of->env->host, block, bytes);
         return status;
     }
     const making *m = &job.to;
     saei_screen *screen = (saei_screen *)(void *)block;
     *screen = (saei_screen){.bytes = bytes,
                             .columns = m->columns,
-                            .d16 = steps(model),
-                            .bound = {m->scale, m->error, m->norm, m->top, model->act.threshold},
-                            .centre = centre_of(model)};
+                            .d16 = steps(d),
+                            .bound = {m->scale, m->error, m->norm, m->top, of->act ? of->act->threshold : NULL},
+                            .centre = of->centre};
     *out = screen;
     return SAE_OK;
+}
+
+static saei_screened screened_of(const sae_model *model)
+{
+    return (saei_screened){model->env, saei_model_enc_rows(model, 0), centre_of(model), &model->act};
+}
+
+sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err)
+{
+    const saei_screened of = screened_of(model);
+    return saei_screen_make(out, &of, dtype, err);
 }
 
 /* ---- the screen of a file ---- */
@@ -270,7 +290,7 @@ sae_status saei_screen_attach(sae_model *model, sae_error *err)
     *screen = (saei_screen){.bytes = sizeof *screen,
                             .stored = true,
                             .columns = p->weights,
-                            .d16 = steps(model),
+                            .d16 = steps((size_t)model->parts.d_in),
                             .bound = {p->scale, p->error, p->norm, p->top, model->act.threshold},
                             .centre = centre};
     atomic_store_explicit(&model->screen, screen, memory_order_release);
@@ -284,11 +304,11 @@ enum { N_SECTIONS = sizeof sections / sizeof *sections };
 static size_t wrong_about(const build_job *j, float *row, size_t feature)
 {
     const saei_bound *have = &j->stored->bound;
-    const uint8_t *stored = j->stored->columns + byte_of(j->model, feature);
+    const uint8_t *stored = j->stored->columns + byte_of(j->d, feature);
     uint8_t *bytes = (uint8_t *)(row + j->per_scratch / 2);
     read_row(j, row, NULL, feature);
     const bounds b = build_feature(j, feature, row, bytes, BYTES);
-    for (size_t k = 0; k < steps(j->model); k++)
+    for (size_t k = 0; k < steps(j->d); k++)
         if (memcmp(stored + k * STEP, bytes + k * BYTES, BYTES) != 0)
             return 0;
     const float want[] = {b.scale, b.error, b.norm, b.top};
@@ -303,9 +323,9 @@ static void prove_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     build_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, first = (size_t)i * BLOCK;
+    const size_t first = (size_t)i * BLOCK;
     float *row = j->scratch + worker * j->per_scratch;
-    for (size_t f = first; f < n && f < first + BLOCK; f++) {
+    for (size_t f = first; f < j->n && f < first + BLOCK; f++) {
         const size_t section = wrong_about(j, row, f), wrong = f * N_SECTIONS + section;
         size_t seen = atomic_load(&j->first_wrong);
         while (section < N_SECTIONS && wrong < seen && !atomic_compare_exchange_weak(&j->first_wrong, &seen, wrong))
@@ -319,7 +339,7 @@ sae_status saei_screen_prove(const sae_model *model, sae_error *err)
     const saei_screen *screen = atomic_load_explicit(&model->screen, memory_order_acquire);
     if (!screen || !screen->stored)
         return SAE_OK;
-    build_job job = {.model = model, .stored = screen, .first_wrong = SIZE_MAX};
+    build_job job = {.of = screened_of(model), .stored = screen, .first_wrong = SIZE_MAX};
     const sae_status status = run_blocks(&job, prove_task, err);
     const size_t wrong = atomic_load(&job.first_wrong);
     if (status || wrong == SIZE_MAX)

@@ -22,12 +22,26 @@ typedef struct saei_screen {
     const float *centre;    /* [d_in]; NULL = 0 */
 } saei_screen;
 
+/* What a screen is made of. */
+typedef struct saei_screened {
+    sae_env *env;
+    saei_matrix rows;    /* of the features, in either order */
+    const float *centre; /* [d]; NULL = 0 */
+    const saei_act *act; /* what is added to their dots, and the thresholds; NULL = nothing, none */
+} saei_screened;
+
+/* More elements than a screen's error terms were derived for? */
+bool saei_screen_too_deep(size_t d);
+
 /* Bytes of the screen of this model, 0 when it cannot be screened; of its weights. */
 size_t saei_screen_bytes(const sae_model *model);
 size_t saei_screen_weights(const sae_model *model);
 
-/* Builds it. Weights are rounded to `dtype` first, as in a file of that type; 0: they are taken as they are. Every build of one SAE gives the same
- * bytes: files hold them. */
+/* Builds one with the env's parallel-for; it is released by saei_dealloc of its `bytes`. Weights are rounded to `dtype` first, as in a file of that
+ * type; 0: they are taken as they are. Every build of the same gives the same bytes: files hold them. */
+sae_status saei_screen_make(saei_screen **out, const saei_screened *of, sae_dtype dtype, sae_error *err);
+
+/* The same of W_enc of a model, whose rows are there. */
 sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err);
 
 /* The model's screen is that of its file, if there is one and it fits the options of opening. Nothing of it is read. */

@@ -528,6 +528,10 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_unit_name": (c_char_p, c_int32),
     # sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_error *err)
     "sae_index_create": (c_int32, POINTER(c_void_p), c_void_p, c_int32, POINTER(sae_error)),
+    # sae_status sae_index_prepare(sae_index *index, sae_error *err)
+    "sae_index_prepare": (c_int32, c_void_p, POINTER(sae_error)),
+    # int64_t sae_index_screen_bytes(const sae_index *index)
+    "sae_index_screen_bytes": (c_int64, c_void_p),
     # int32_t sae_index_dim(const sae_index *index)
     "sae_index_dim": (c_int32, c_void_p),
     # size_t sae_index_scratch_bytes(const sae_index *index)

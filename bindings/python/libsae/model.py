@@ -809,6 +809,21 @@ class Sae:
                 call(lib.sae_index_nearest, index, byref(found), arrays.address(query), *where)
         return Neighbors(features[: found.n], cosines[: found.n])
 
+    def prepare_neighbors(self, by: Side = "decoder") -> None:
+        """Makes searches of `neighbors` some four times as fast, by a copy of the rows of one byte a weight.
+
+        Same results; worth it from a few dozen searches on."""
+        side = constant(_SIDES, by, "by")
+        with self._parts.lock, self._model as model:
+            indexes = self._parts.indexes
+            if -side in indexes:
+                return
+            made = Handle(create(lib.sae_index_create, model, side), lib.sae_index_free, "Sae", [self._model])
+            with made as index:
+                call(lib.sae_index_prepare, index)
+            indexes[-side] = indexes.get(side, made)  # other threads may be searching in the old one
+            indexes[side] = made
+
     def pairs(
         self,
         features: Features,

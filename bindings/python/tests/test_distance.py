@@ -39,6 +39,21 @@ def test_neighbors(sae: libsae.Sae, o: Oracle, by: str) -> None:
     assert len(sae.neighbors(17, k=1000, by=by).features) == o.d_sae - 1
 
 
+@pytest.mark.parametrize("by", ["decoder", "encoder"])
+def test_prepared_neighbors(o: Oracle, by: str) -> None:
+    with o.open() as plain, o.open() as prepared:
+        before = prepared.neighbors(17, 6, by=by)
+        prepared.prepare_neighbors(by=by)
+        prepared.prepare_neighbors(by)
+        for feature in range(o.d_sae):
+            want, got = plain.neighbors(feature, 6, by=by), prepared.neighbors(feature, 6, by=by)
+            np.testing.assert_array_equal(got.features, want.features)
+            assert got.cosines.tobytes() == want.cosines.tobytes()
+        assert before.features.tolist() == prepared.neighbors(17, 6, by=by).features.tolist()
+    with pytest.raises(ValueError, match="closed"):
+        prepared.prepare_neighbors()
+
+
 def test_query_vectors_of_all_types(sae: libsae.Sae, o: Oracle) -> None:
     for query in (o.W_dec[5].astype(np.float16), bf16(o.W_dec[5]), o.W_enc[:, 3].repeat(2)[::2]):
         features, cos = sae.neighbors(query, 4)

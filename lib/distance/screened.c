@@ -1,0 +1,83 @@
+/* Searches of an index that has a screen (model/screen.h). One pass over its bytes, one a weight, bounds every cosine from above; the k-th
+ * largest is guessed from the middles of these intervals, and the rows whose bound reaches the guess get exact cosines. Where at least k of
+ * those exceed the guess, nothing that was left out can be among the k nearest. */
+#include <math.h>
+#include <string.h>
+
+#include "codec/screen.h"
+#include "distance/index.h"
+
+enum { GROUP = 16 /* rows of whose middles the largest is kept */ };
+
+size_t saei_index_groups(const sae_index *index)
+{
+    return (index->n + GROUP - 1) / GROUP;
+}
+
+/* Bounds to cosines, in place; the largest middles of groups, less four times what a value is away from it as a rule (see codec/screen.c). */
+static void to_cosines(const saei_search *s, float *c, float *groups, size_t first, size_t n)
+{
+    const saei_bound *b = &s->index->screen->bound;
+    const saei_span *x = &s->spans.fine;
+    const float lost = 1.0f + 4.0f / sqrtf((float)s->index->d);
+    for (size_t i = 0; i < n; i++) {
+        const size_t j = first + i;
+        const float middle = saei_search_cosine(s, j, c[i] - (b->error[j] * x->norm + b->norm[j] * x->slack) * lost);
+        groups[i / GROUP] = i % GROUP == 0 || middle > groups[i / GROUP] ? middle : groups[i / GROUP];
+        c[i] = saei_index_scale(s->index, j) < 0.0f ? INFINITY : saei_search_cosine(s, j, c[i]);
+    }
+}
+
+static void bound_task(void *job, uint32_t i, uint32_t worker)
+{
+    const saei_fpmode mode = saei_fp_enter();
+    const saei_search *s = job;
+    const sae_index *index = s->index;
+    const saei_kernels *k = index->model->env->kernels;
+    const saei_screen *screen = index->screen;
+    const size_t first = (size_t)i * SAEI_TILE, n = index->n - first < SAEI_TILE ? index->n - first : SAEI_TILE;
+    int32_t *sums = s->room->sums + (size_t)worker * 2 * SAEI_TILE;
+    float *c = s->room->cosines + first;
+    k->int8_columns(sums, SAEI_TILE, screen->columns + first * screen->d16 * 16, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, s->room->planes, 2,
+                    screen->d16, true);
+    k->bounds(c, sums, sums + SAEI_TILE, n, first, &screen->bound, &s->spans.fine);
+    to_cosines(s, c, s->room->groups + first / GROUP, first, n);
+    saei_fp_leave(mode);
+}
+
+/* Exact cosines of the rows whose bound reaches the guess; returns how many exceed it, SIZE_MAX when there are too many to be worth it. */
+static size_t score(const saei_search *s, float guess, int32_t except)
+{
+    float *c = s->room->cosines;
+    size_t scored = 0, reach = 0;
+    for (size_t j = 0; j < s->index->n; j++) {
+        if (c[j] < guess || (int32_t)j == except) {
+            c[j] = NAN;
+            continue;
+        }
+        if (++scored > s->index->n / 8)
+            return SIZE_MAX;
+        saei_search_exact(s, c + j, j, 1, 0);
+        reach += c[j] > guess;
+    }
+    return reach;
+}
+
+bool saei_search_screened(saei_search *s, int32_t k, int32_t except, sae_status *status)
+{
+    const sae_index *index = s->index;
+    const size_t groups = saei_index_groups(index), rank = (size_t)k + (except >= 0);
+    float *pick = s->room->groups + groups;
+    *status = SAE_OK;
+    if (!index->screen || rank > groups / 4 ||
+        !saei_screen_row(&s->spans, s->room->planes, 32, s->room->planes + 16, 32, s->room->a, index->screen, index->d))
+        return false;
+    *status = saei_run(&index->model->env->host, s, bound_task, (uint32_t)((index->n + SAEI_TILE - 1) / SAEI_TILE));
+    if (*status)
+        return false;
+    for (size_t i = 0; i < groups; i++) /* rows of length 0 have no cosine */
+        pick[i] = s->room->groups[i] >= -2.0f ? s->room->groups[i] : -2.0f;
+    const float guess = saei_kth_largest(pick, groups, rank);
+    const size_t reach = score(s, guess, except);
+    return reach != SIZE_MAX && reach >= (size_t)k;
+}
