@@ -34,6 +34,7 @@
 #include "sae/save.h"
 #include "sae/codec.h"
 #include "sae/steer.h"
+#include "sae/taps.h"
 #include "sae/distance.h"
 #include "sae/gemm.h"
 #include "sae/features.h"
