@@ -117,7 +117,8 @@ llamacpp() {
         echo "skip: watching and steering llama.cpp, because pip could not install tests/llamacpp/requirements.txt and the headers beside it"
         return
     fi
-    item llamacpp env B="$B" ENGINE="$B/engine" "$B/venv-llamacpp/bin/python" -m pytest -q -p no:cacheprovider tests/llamacpp
+    item llamacpp env B="$B" ENGINE="$B/engine" LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python \
+        "$B/venv-llamacpp/bin/python" -m pytest -q -p no:cacheprovider tests/llamacpp
 }
 
 ecosystem() {

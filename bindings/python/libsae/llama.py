@@ -30,7 +30,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ctypes import byref, sizeof
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
@@ -311,7 +311,6 @@ class _Open:
 
     rows: Rows
     slots: Array | None
-    keep: list[Any] = field(default_factory=list)
 
 
 class Taps:
@@ -335,14 +334,13 @@ class Taps:
         env: Env | None = None,
     ) -> None:
         listed = [Tap(layer, plan=plan) for layer, plan in taps.items()] if isinstance(taps, Mapping) else list(taps)
+        _check_taps(listed)
         self._taps = {tap.tensor: tap for tap in listed}
-        _check_taps(listed, self._taps)
         self._engine = _Engine(library)
         self._strict = bool(strict)
         self._n_layer: int | None = None
         self._params: Any = None
         self._llama: Any = None
-        self._open: _Open | None = None
         self._decodes = 0
         self._readers: dict[str, _Reader] = {}
         self._slots: Slots = slots
@@ -533,13 +531,11 @@ class Taps:
             with self._handle as taps:
                 lib.sae_taps_end(taps, None)
             return self._failed(error)
-        self._open = now
         for reader in self._readers.values():
             reader.begin(now.rows.n)
         return True
 
     def _end(self, now: _Open, quiet: bool = False) -> None:
-        self._open = None
         try:
             with self._handle as taps:
                 call(lib.sae_taps_end, taps)
@@ -608,7 +604,7 @@ class Taps:
         return f"<libsae.llama.Taps at {', '.join(self._taps)}>"
 
 
-def _check_taps(listed: list[Tap], by_tensor: Mapping[str, Tap]) -> None:
+def _check_taps(listed: list[Tap]) -> None:
     if not listed:
         raise ArgError("no tensor is tapped: give {layer: plan}, or Taps")
     for tap in listed:
@@ -621,7 +617,7 @@ def _check_taps(listed: list[Tap], by_tensor: Mapping[str, Tap]) -> None:
             raise ArgError(f"{tap.tensor} has neither a plan nor a sae: nothing would be done")
         if tap.features is not None and tap.sae is None:
             raise ArgError(f"{tap.tensor} names features, but no sae that has them")
-    if len(by_tensor) < len(listed):
+    if len({tap.tensor for tap in listed}) < len(listed):
         raise ArgError("two taps are at one tensor: give its edits in one plan, and its features in one list")
 
 
