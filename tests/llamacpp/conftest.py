@@ -143,14 +143,14 @@ class Host:
         assert status == 0, self.said
         return logits
 
-    def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
+    def greedy(self, tokens: Sequence[int], n: int, slot: int = 0) -> list[int]:
         """The n most probable tokens after these, with keys and values kept."""
         self.forget()
-        status, logits = self.decode(tokens, output=[0] * (len(tokens) - 1) + [1])
+        status, logits = self.decode(tokens, output=[0] * (len(tokens) - 1) + [1], slot=[slot] * len(tokens))
         out: list[int] = []
         while status == 0 and len(out) < n:
             out.append(int(logits[-1].argmax()))
-            status, logits = self.decode(out[-1:], pos=[len(tokens) + len(out) - 1])
+            status, logits = self.decode(out[-1:], pos=[len(tokens) + len(out) - 1], slot=[slot])
         assert status == 0, self.said
         return out
 
