@@ -6,6 +6,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import runpy
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +20,7 @@ import libsae
 import libsae.llama
 import numpy as np
 import pytest
-from conftest import WORLD, Array
+from conftest import ROOT, WORLD, Array
 from libsae.llama import Tap, Taps
 from test_llamacpp import DELTA, EXACT, IDS, MODEL, SAE, TRUTH, engine, far, judged
 
@@ -443,7 +446,33 @@ def test_damaged_files_of_control_vectors(tmp_path: Path) -> None:
         libsae.llama.load_control_vectors(tmp_path / "none.gguf")
 
 
-# ---- llama-cpp-python itself ----
+# ---- llama-cpp-python itself, and the example for it ----
+
+
+class Speaking(capi.Llama):
+    """Called as the package's Llama is; its text is the numbers of the tokens."""
+
+    def __init__(self, model_path: str, n_ctx: int, verbose: bool) -> None:
+        super().__init__(model_path)
+
+    def __call__(self, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
+        tokens = self.greedy(engine("tokenize", "--prompt", prompt)["tokens"][0], max_tokens)
+        return {"choices": [{"text": f" {tokens}"}]}
+
+
+def test_example_program(bound: ctypes.CDLL, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    package = types.ModuleType("llama_cpp")
+    package.Llama, package.llama_cpp = Speaking, capi.llama_cpp  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "llama_cpp", package)
+    concept = TRUTH[0]
+    feature, value = concept["feature"], round(concept["max_activation"], 3)
+    script = runpy.run_path(str(ROOT / "examples" / "python" / "steer_llama.py"), run_name="example")
+    script["main"](str(world), str(SAE), 2, feature, value, "In the morning")
+    said = capsys.readouterr().out
+    for label, how in (("as it is", []), ("steered", ["--sae", SAE, "--set", f"{feature}={value}"])):
+        s = engine("run", "--prompt", "In the morning", "--new", "24", "--watch", feature, *how, *([] if how else ["--sae", SAE]))
+        assert f"{label}: {s['sequences'][0]['tokens']}\n" in said
+    assert said.count("codes: ") == 2 and "l_out-2: 50 graphs, 56 rows seen, 28 edited, 28 left alone\n" in said
 
 
 def test_llama_cpp_python(world: Path, sae: libsae.Sae) -> None:
