@@ -31,7 +31,7 @@ def main(path: str, sae_path: str, layer: int, feature: int, value: float, promp
     counts = taps.counts[tap.tensor]
     print(f"{tap.tensor}: {counts.graphs} graphs, {counts.rows} rows seen, {counts.edited} edited, {counts.left} left alone")
     llm.close()  # first: the callback uses the taps
-    taps.close()
+    taps.close(freed=True)
 
 
 if __name__ == "__main__":

@@ -256,6 +256,43 @@ static void refusals(graph *g, sae_env *env, int kind, const sae_plan *plan, con
     }
 }
 
+/* What is made for other rows than its tap is refused before the graph runs. */
+static void widths(sae_env *env, const sae_plan *plan)
+{
+    static const int32_t feature = 0;
+    static float w[D * D];
+    const sae_weights weights_of = {.struct_size = sizeof weights_of,
+                                    .dtype = SAE_F32,
+                                    .arch = SAE_STANDARD,
+                                    .d_in = D,
+                                    .d_sae = D,
+                                    .d_out = D,
+                                    .w_enc = w,
+                                    .w_dec = w};
+    sae_error err = {.struct_size = sizeof err};
+    sae_model *model = NULL;
+    sae_probe *probe = NULL;
+    if (sae_model_create(&model, env, &weights_of, &err) || sae_probe_create(&probe, model, &feature, 1, &err))
+        verdict(false, "a model", 0, 0, err.text);
+    const struct {
+        sae_ggml_tap tap;
+        const char *says;
+    } bad[] = {
+        {{.name = "l_out", .layer = 1, .d = D / 2, .plan = plan},
+         "l_out of layer 1 is tapped for rows of 16 elements, its plan is for rows of 32"},
+        {{.name = "l_out", .layer = 1, .d = D / 2, .probe = probe, .n_features = 1}, "16 elements, its probe is for rows of 32"},
+        {{.name = "l_out", .layer = 1, .d = D, .probe = probe, .n_features = 2}, "n_features = 2, its probe has 1"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        sae_ggml_tap tap = bad[i].tap;
+        sae_ggml gg = {.taps = &tap, .n_taps = 1, .n_layer = LAYERS};
+        const sae_ggml_batch batch = {.n_rows = N};
+        verdict(sae_ggml_begin(&gg, &batch) == SAE_E_SHAPE && strstr(gg.err.text, bad[i].says), bad[i].says, 0, 1, gg.err.text);
+    }
+    sae_probe_free(probe);
+    sae_model_free(model);
+}
+
 static void fill(float *x, size_t n, float scale, uint32_t seed)
 {
     for (size_t i = 0; i < n; i++) {
@@ -287,6 +324,7 @@ int main(void)
         reads(&g, env, kind, bare);
         refusals(&g, env, kind, plan, bare);
     }
+    widths(env, plan);
     drop(&g);
     sae_plan_free(plan);
     sae_env_free(env);

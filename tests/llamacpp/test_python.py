@@ -307,7 +307,7 @@ def test_one_context_for_each(made: Made, bound: ctypes.CDLL, world: Path) -> No
         taps.hook(capi.llama_cpp.llama_context_default_params())
     with pytest.raises(TypeError, match="no class of llama-cpp-python"):
         Taps({2: adding()}, bound).make(dict)
-    with pytest.raises(libsae.ArgError, match="the model is NULL"):
+    with pytest.raises(libsae.ArgError, match="the model is NULL: was it made"):
         Taps({2: adding()}, bound).for_model(ctypes.c_void_p(None))
 
 
@@ -334,6 +334,29 @@ def test_what_is_closed_before_the_context(made: Made, bound: ctypes.CDLL) -> No
     context = capi.Context.decode
     context(model._ctx, capi.Batch(capi.llama_cpp, IDS, range(60), [0] * 60, [1] * 60))
     assert taps.counts["l_out-2"].edited == 60 and taps.unannounced == 1
+
+
+def test_memory_is_freed_when_the_context_is(bound: ctypes.CDLL, world: Path) -> None:
+    before = len(libsae.llama._kept)
+    taps = Taps({2: adding()}, bound)
+    model = taps.make(capi.Llama, str(world))
+    model.decode(IDS)
+    assert len(libsae.llama._kept) == before + 1
+    model.close()
+    for _ in range(2):
+        taps.close(freed=True)
+    assert len(libsae.llama._kept) == before
+    assert taps.counts["l_out-2"].edited == 60 and taps.asks > 100
+    forgotten = Taps({2: adding()}, bound)
+    handle = forgotten._handle
+    del forgotten
+    assert handle._address is None
+
+
+def test_a_temporal_sae_is_refused(bound: ctypes.CDLL) -> None:
+    temporal = libsae.open(ROOT / "tests" / "golden" / "saelens" / "temporal")
+    with pytest.raises(libsae.UnsupportedError, match="l_out-2: the codes of a temporal SAE depend on all rows before"):
+        Taps([Tap(2, sae=temporal)], bound)
 
 
 def test_an_exception_in_a_batch_is_passed_on(made: Made, bound: ctypes.CDLL) -> None:

@@ -31,7 +31,7 @@ from . import _arrays as arrays
 from ._arrays import Array, Features
 from ._seen import join
 from .codes import Codes
-from .errors import ArgError, ShapeError
+from .errors import ArgError, ShapeError, UnsupportedError
 from .model import Sae
 from .plan import Plan
 
@@ -436,6 +436,8 @@ class Watch(_Hooks):
     def __init__(self, model: Module, layer: Layer, sae: Sae, features: Any, window: _Window, copy: bool) -> None:
         if not isinstance(sae, Sae):
             raise TypeError(f"sae is a {type(sae).__name__}: give a libsae.Sae")
+        if sae.info["architecture"] == "temporal":
+            raise UnsupportedError("the codes of a temporal SAE depend on all rows before, which a step of generate() does not hold")
         self._sae = sae
         self._features = None if features is None else np.unique(arrays.ints(features, "features"))
         if self._features is not None and self._features.size and not 0 <= self._features[0] <= self._features[-1] < sae.info["d_sae"]:

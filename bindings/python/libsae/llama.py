@@ -138,7 +138,6 @@ class _Engine:
         if not isinstance(cdll, ctypes.CDLL):
             raise TypeError(f"library is a {type(library).__name__}: give the module llama_cpp, a ctypes.CDLL, or the path of a library")
         self.cdll = cdll
-        self.package = getattr(given, "__name__", None)
         self._checked: set[type] = set()
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -186,14 +185,11 @@ def _package(kind: type) -> str:
     return f"{name} {version}" if version else f"{name} (of an unknown version)"
 
 
-_PARTIAL = ("cb_eval", "cb_eval_user_data")
-
-
-def _address(pointer: Any) -> int:
+def _address(pointer: Any, name: str) -> int:
     """Of a ctypes pointer or a number."""
     value = pointer if isinstance(pointer, int) else ctypes.cast(pointer, ctypes.c_void_p).value
     if not value:
-        raise ArgError("the model is NULL: was it loaded?")
+        raise ArgError(f"the {name} is NULL: was it made?")
     return value
 
 
@@ -216,11 +212,7 @@ def _rows_of(batch: Any) -> Rows:
     if not hasattr(inner, "n_tokens"):
         raise TypeError(f"batch is a {type(batch).__name__}: give a llama_batch, or a number of rows and their arrays")
     n = int(inner.n_tokens)
-    sequences = None
-    if inner.seq_id and n > 1:
-        sequences = np.fromiter((inner.seq_id[i][0] for i in range(n)), np.int32, n)
-    elif inner.seq_id and n == 1:
-        sequences = np.array([inner.seq_id[0][0]], np.int32)
+    sequences = np.fromiter((inner.seq_id[i][0] for i in range(n)), np.int32, n) if inner.seq_id else None
     return Rows(n, _array(inner.pos, n, np.int32), sequences, _array(inner.logits, n, np.int8))
 
 
@@ -350,6 +342,7 @@ class Taps:
         with ExitStack() as stack:
             self._handle = self._create(listed, rows, env, stack)
         self._hooked = False
+        self._last: dict[str, Any] = {}
         self._finalizer = weakref.finalize(self, self._handle.close)
 
     def _create(self, listed: list[Tap], max_rows: int, env: Env | None, stack: ExitStack) -> Handle:
@@ -400,7 +393,7 @@ class Taps:
             raise ArgError("these Taps are hooked to a context already: each context needs Taps of its own")
         kind = type(params)
         fields = dict(getattr(kind, "_fields_", ()))
-        if any(name not in fields for name in _PARTIAL):
+        if not {"cb_eval", "cb_eval_user_data"} <= fields.keys():
             raise TypeError(f"params is a {kind.__name__}: give a ctypes llama_context_params, or set callback and user_data by yourself")
         self._engine.check(kind)
         if model is not None:
@@ -411,7 +404,7 @@ class Taps:
 
     def for_model(self, model: Any) -> None:
         """Says which llama_model the context is made of (a pointer), and checks that the taps fit it."""
-        address = _address(model)
+        address = _address(model, "model")
         layers = self._engine.integer("llama_model_n_layer", address)
         width = self._engine.integer("llama_model_n_embd", address)
         for name, tap in self._taps.items():
@@ -556,6 +549,8 @@ class Taps:
     # ---- what happened ----
 
     def _count(self, tensor: str) -> Any:
+        if tensor in self._last:
+            return self._last[tensor]
         out = struct(_abi.sae_tap_counts)
         with self._handle.held() if self._hooked else self._handle as taps:  # they stay after a close
             lib.sae_taps_count(taps, list(self._taps).index(tensor), byref(out))
@@ -589,9 +584,14 @@ class Taps:
         for reader in self._readers.values():
             reader.clear()
 
-    def close(self) -> None:
-        """No decode can be announced any more. A context that is left may go on, unsteered: what its callback needs is kept, and so are
-        the counts."""
+    def close(self, freed: bool = False) -> None:
+        """No decode can be announced any more; the counts stay. `freed` says that the context is freed, and so is all memory then. Without
+        it the context may go on, unsteered: what its callback needs is kept."""
+        if freed and self._hooked:
+            self._last = {name: self._count(name) for name in self._taps}
+            self._hooked = False
+            _kept.remove(self._handle)
+            self._handle.__exit__()
         self._finalizer()
 
     def __enter__(self) -> Taps:
@@ -617,6 +617,8 @@ def _check_taps(listed: list[Tap]) -> None:
             raise ArgError(f"{tap.tensor} has neither a plan nor a sae: nothing would be done")
         if tap.features is not None and tap.sae is None:
             raise ArgError(f"{tap.tensor} names features, but no sae that has them")
+        if tap.sae is not None and tap.sae.info["architecture"] == "temporal":
+            raise UnsupportedError(f"{tap.tensor}: the codes of a temporal SAE depend on all rows before, which a decode does not hold")
     if len({tap.tensor for tap in listed}) < len(listed):
         raise ArgError("two taps are at one tensor: give its edits in one plan, and its features in one list")
 
@@ -641,6 +643,6 @@ def set_control_vectors(context: Any, plans: Mapping[int, Plan], n_layer: int, l
     kinds = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)
     function = engine.function(name, ctypes.c_int32, *kinds)
     data = arrays.address(vectors) if plans else None
-    status = function(_address(context), data, vectors.size, vectors.shape[1], 1, n_layer - 1)
+    status = function(_address(context, "context"), data, vectors.size, vectors.shape[1], 1, n_layer - 1)
     if status:
         raise ShapeError(f"{name} gives {status}: the model takes no vectors of {vectors.shape[1]} elements")
