@@ -127,8 +127,8 @@ class Host:
         """Status and the logits of the rows that have an output, by default all."""
         n = len(tokens)
         t, p = np.array(tokens, I32), np.array(range(n) if pos is None else pos, I32)
-        s = np.array([0] * n if seq is None else seq, I32)
-        o = np.array([1] * n if output is None else output, np.int8)
+        s = np.array([*([0] * n if seq is None else seq), 0], I32)  # one more, for a description that is too long
+        o = np.array([*([1] * n if output is None else output), 0], np.int8)
         slots = None if slot is None else np.array(slot, I32)
         logits = np.zeros((int(o.sum()), self.n_vocab), np.float32)
         status = self._lib.host_decode(
