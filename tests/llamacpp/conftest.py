@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORLD = ROOT / "examples" / "world" / "files"
 BUILD = Path(os.environ.get("B", "build")).resolve()
 FLAGS = "-O2 -Wall -Wextra -Wpedantic -Wshadow -Werror -fPIC -shared"
-sys.path.insert(0, str(ROOT / "examples" / "world"))
+sys.path[:0] = [str(ROOT / "examples" / "world"), str(ROOT / "examples" / "llamacpp")]
 
 Array = np.ndarray
 I32 = np.int32

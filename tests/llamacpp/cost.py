@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +22,7 @@ import numpy as np
 import xllamacpp
 from conftest import ROOT, SET, WORLD, Host, compile_against_llama
 
-sys.path.insert(0, str(ROOT / "examples" / "llamacpp"))
-import convert  # noqa: E402
+import convert  # isort: skip
 
 
 def write_sae(folder: Path, d_in: int, d_sae: int) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import convert
 import numpy as np
 import pytest
 from conftest import ADD, ROOT, SET, WORLD, Array, Host, compile_against_llama
@@ -97,6 +98,35 @@ def test_unsteered_equals_numpy_and_the_engine(host: Maker) -> None:
     assert max(len(s["tokens"]) for s in said) == 120
     for s in said:
         assert h.greedy(s["prompt_tokens"], len(s["tokens"])) == s["tokens"]
+
+
+@pytest.mark.parametrize(
+    "name", ["stories260K/stories260K.bin stories260K/tok512.bin", "babyllama_tok105/model5000.bin babyllama_tok105/tok105.model"]
+)
+def test_models_of_others(library: ctypes.CDLL, tmp_path: Path, name: str) -> None:
+    """Converted, they give what the engine and NumPy give of the checkpoint; steered at each layer too."""
+    data = os.environ.get("SAE_TEST_DATA")
+    if not data:
+        pytest.skip("SAE_TEST_DATA is not set")
+    model, words = (Path(data) / "models" / part for part in name.split())
+    gguf = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for out in gguf:
+        convert.main([str(model), str(words), str(out)])
+    assert gguf[0].read_bytes() == gguf[1].read_bytes()
+    judge = in_double(Llama.load_bin(model))
+    rng = np.random.default_rng(3)
+    ids = [1, *map(int, rng.integers(3, judge.n_vocab, 39))]
+    delta = rng.standard_normal(judge.dim).astype(np.float32)
+    bare = Host(library, gguf[0], callback=False)
+    assert far(bare.logits(ids), judge.forward(np.array([ids]))[0]) < EXACT
+    tokens = bare.greedy([1], 120)
+    assert list(judge.forward(np.array([[1, *tokens[:-1]]]))[0].argmax(-1)) == tokens
+    bare.close()
+    for layer in range(judge.n_layers):
+        h = adding(Host(library, gguf[0], n_ubatch=16), layer, delta)
+        x = judge.blocks(judge.embed(np.array([ids])), 0, layer + 1) + delta
+        assert far(h.logits(ids), judge.logits(judge.blocks(x, layer + 1, judge.n_layers))[0]) < EXACT
+        h.close()
 
 
 @pytest.mark.parametrize("exact", [True, False])
