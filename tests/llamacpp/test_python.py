@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import json
 import runpy
+import subprocess
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import libsae
 import libsae.llama
 import numpy as np
 import pytest
-from conftest import ROOT, WORLD, Array
+from conftest import ROOT, Array
 from libsae.llama import Tap, Taps
 from test_llamacpp import DELTA, EXACT, IDS, MODEL, SAE, TRUTH, engine, far, judged
 
@@ -498,19 +497,14 @@ def test_example_program(bound: ctypes.CDLL, world: Path, monkeypatch: pytest.Mo
     assert said.count("codes: ") == 2 and "l_out-2: 50 graphs, 56 rows seen, 28 edited, 28 left alone\n" in said
 
 
-def test_llama_cpp_python(world: Path, sae: libsae.Sae) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, which takes ten minutes to build")
-    concept = json.loads((WORLD / "truth.json").read_text())["concepts"][0]
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python takes minutes to build")
+def test_llama_cpp_python(world: Path) -> None:
+    """In a process of its own: this one holds the functions of another llama.cpp, by the same names."""
+    concept = TRUTH[0]
     feature, value = concept["feature"], round(concept["max_activation"], 3)
-    plan = libsae.Plan([libsae.Edit.set(value, feature=feature)], sae=sae)
-    taps = Taps([Tap(2, plan=plan, sae=sae, features=[feature])], slots=-1)
-    llm = taps.make(llama_cpp.Llama, model_path=str(world), n_ctx=256, n_threads=1, verbose=False)
-    for slot, how in ((-1, []), (0, ["--sae", SAE, "--set", f"{feature}={value}"])):
-        taps.slots = slot
-        want = engine("run", "--prompt", "In the morning", "--new", "24", *how)["sequences"][0]["text"]
-        assert llm("In the morning", max_tokens=24, temperature=0)["choices"][0]["text"] == want
-    assert taps.counts["l_out-2"] == (48, 54, 27, 27)
-    assert len(taps.collect("l_out-2").codes) == 54
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        llm.close()
+    command = [sys.executable, ROOT / "examples" / "python" / "steer_llama.py", world, SAE, 2, feature, value, "In the morning"]
+    said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
+    for label, how in (("as it is", []), ("steered", ["--sae", SAE, "--set", f"{feature}={value}"])):
+        text = engine("run", "--prompt", "In the morning", "--new", "24", *how)["sequences"][0]["text"]
+        assert f"{label}:{text}\n" in said
+    assert "l_out-2: 48 graphs, 54 rows seen, 27 edited, 27 left alone\n" in said
