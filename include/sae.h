@@ -3,14 +3,16 @@
  * Include this file; link with `pkg-config --cflags --libs sae`. The rules that hold for every function:
  *
  *  - Handles are opaque. `*_create` and `*_open` hand a new reference to the caller, who gives it back with the
- *    matching `*_free`. `*_free(NULL)` does nothing, and frees may come in any order: children keep their parents alive.
+ *    matching `*_free`. `*_free(NULL)` does nothing, and frees may come in any order: children keep their parents alive
+ *    (a `sae_taps` keeps its env alone: plans, probes and contexts that it is given must outlive it).
  *  - `out` comes first in constructors and is set to NULL when they fail. Nothing is ever half made.
  *  - A struct that opens with `struct_size` grows only at its end. Zero it, set `struct_size = sizeof it` (no other number); a zero field
  *    means the default. A larger struct whose unknown tail is not zero is refused with SAE_E_VERSION.
  *  - Sizes in bytes end in `_bytes`; everything else counts elements. Matrices are row-major, shapes are written
  *    `[n_rows][d_in]`. Rows and weights may lie at any byte alignment; every other array is aligned as C aligns its elements.
  *  - `sae_env`, `sae_model`, `sae_probe`, `sae_plan`, `sae_index` and `sae_gemm` never change what they answer and may be shared by any
- *    number of threads. A `sae_ctx` serves one call at a time (a second one gets SAE_E_BUSY); calls on a `sae_catalog` wait for each other.
+ *    number of threads. A `sae_ctx` serves one call at a time (a second one gets SAE_E_BUSY), a `sae_taps` one decode of one engine; calls on
+ *    a `sae_catalog` wait for each other.
  *  - The library never prints, aborts, reads the environment, starts threads (except sae_pool) or keeps global state. After
  *    a create call has returned, the compute calls neither allocate nor take a lock nor make a system call. The exceptions are
  *    SAE_GEMM_BLIS, for those who choose it (see sae/gemm.h), and SQLite behind sae_catalog, which has a process-wide allocator and lock.
@@ -34,6 +36,7 @@
 #include "sae/save.h"
 #include "sae/codec.h"
 #include "sae/steer.h"
+#include "sae/taps.h"
 #include "sae/distance.h"
 #include "sae/gemm.h"
 #include "sae/features.h"

@@ -77,9 +77,11 @@ START_TEST(compile_arguments)
     ck_assert_ptr_null(plan);
     ACCEPTED(sae_plan_compile(&plan, env, D, 3, NULL, 0, &err)); /* no edits at all */
     ck_assert_int_eq(sae_plan_slots(plan), 3);
+    ck_assert_int_eq(sae_plan_d(plan), D);
     ck_assert_uint_gt(sae_plan_scratch_bytes(plan), 0);
     sae_plan_free(plan);
     ck_assert_int_eq(sae_plan_slots(NULL), 0);
+    ck_assert_int_eq(sae_plan_d(NULL), 0);
     ck_assert_uint_eq(sae_plan_scratch_bytes(NULL), 0);
     sae_plan_free(NULL);
 }

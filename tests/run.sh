@@ -104,6 +104,7 @@ everything() {
         item "$(basename "$script" .sh)" bash "$script" "$B"
     done
     item python env LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider bindings/python/tests
+    item ggml bash tests/ggml/toy.sh "$B"
     item engine env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/engine
     item world env B="$B" LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python "$python" -m pytest -q -p no:cacheprovider tests/world
     item demo env B="$B" "$python" -m pytest -q -p no:cacheprovider tests/demo
@@ -117,7 +118,8 @@ llamacpp() {
         echo "skip: watching and steering llama.cpp, because pip could not install tests/llamacpp/requirements.txt and the headers beside it"
         return
     fi
-    item llamacpp env B="$B" ENGINE="$B/engine" "$B/venv-llamacpp/bin/python" -m pytest -q -p no:cacheprovider tests/llamacpp
+    item llamacpp env B="$B" ENGINE="$B/engine" LIBSAE_LIBRARY="$B/libsae.so" PYTHONPATH=bindings/python \
+        "$B/venv-llamacpp/bin/python" -m pytest -q -p no:cacheprovider tests/llamacpp
 }
 
 ecosystem() {

@@ -31,6 +31,8 @@ SCALARS = {
     "float": "c_float",
     "double": "c_double",
     "size_t": "c_size_t",
+    "_Bool": "c_bool",
+    "int8_t": "c_int8",
     "int32_t": "c_int32",
     "int64_t": "c_int64",
     "uint8_t": "c_uint8",

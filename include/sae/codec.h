@@ -98,6 +98,11 @@ typedef struct sae_probe sae_probe;
  * Errors: SAE_E_ARG (a feature out of range, by position), SAE_E_UNSUPPORTED (a temporal SAE), SAE_E_IO, SAE_E_FORMAT
  * (non-finite weights), SAE_E_NOMEM. */
 SAE_API sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *features, int64_t n_features, sae_error *err);
+
+/* Elements of a row, its model's d_in; and features. 0 for NULL. */
+SAE_API int32_t sae_probe_d(const sae_probe *probe);
+SAE_API int64_t sae_probe_features(const sae_probe *probe);
+
 SAE_API void sae_probe_free(sae_probe *probe);
 
 /* flags of sae_probe_run */

@@ -69,6 +69,9 @@ SAE_API size_t sae_plan_scratch_bytes(const sae_plan *plan);
 SAE_API sae_status sae_plan_apply(const sae_plan *plan, const sae_rows *rows, void *scratch, size_t scratch_bytes, sae_error *err);
 
 SAE_API int32_t sae_plan_slots(const sae_plan *plan);
+
+/* Elements of a row; 0 for NULL. */
+SAE_API int32_t sae_plan_d(const sae_plan *plan);
 SAE_API void sae_plan_free(sae_plan *plan);
 
 /* "add", "set", "scale", "min", "max", "ablate"; "unknown" otherwise. Static, never NULL. */

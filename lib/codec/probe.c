@@ -205,6 +205,16 @@ sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *fe
     return saei_ok(err);
 }
 
+int32_t sae_probe_d(const sae_probe *probe)
+{
+    return probe ? probe->model->parts.d_in : 0;
+}
+
+int64_t sae_probe_features(const sae_probe *probe)
+{
+    return probe ? (int64_t)probe->lanes.n : 0;
+}
+
 void sae_probe_free(sae_probe *probe)
 {
     if (!probe)

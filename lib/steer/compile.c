@@ -316,3 +316,8 @@ int32_t sae_plan_slots(const sae_plan *plan)
 {
     return plan ? plan->n_slots : 0;
 }
+
+int32_t sae_plan_d(const sae_plan *plan)
+{
+    return plan ? plan->d : 0;
+}

@@ -462,6 +462,9 @@ def test_what_is_refused_when_attaching(model: Any, sae: libsae.Sae) -> None:
     refused("torch.compile", libsae.ArgError, torch.compile(model), {1: plan})
     with pytest.raises(libsae.ArgError, match="features 0 .. 89|has 0 .. 89"):
         libsae.hf.watch(model, 1, sae, [90])
+    temporal = libsae.open(Path(__file__).resolve().parents[1] / "golden" / "saelens" / "temporal")
+    with pytest.raises(libsae.UnsupportedError, match="a temporal SAE depend on all rows before"):
+        libsae.hf.watch(model, 1, temporal)
     with pytest.raises(TypeError, match="give a libsae.Sae"):
         libsae.hf.watch(model, 1, plan)
     narrow = libsae.from_weights(np.ones((8, 4), np.float32), np.ones((4, 8), np.float32))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORLD = ROOT / "examples" / "world" / "files"
 BUILD = Path(os.environ.get("B", "build")).resolve()
 FLAGS = "-O2 -Wall -Wextra -Wpedantic -Wshadow -Werror -fPIC -shared"
-sys.path.insert(0, str(ROOT / "examples" / "world"))
+sys.path[:0] = [str(ROOT / "examples" / "world"), str(ROOT / "examples" / "llamacpp")]
 
 Array = np.ndarray
 I32 = np.int32
@@ -108,6 +108,13 @@ class Host:
         assert got == 0, self.said
         return codes
 
+    def copy(self, n_rows: int) -> Array:
+        """The rows of each batch as they come to the tap from now on."""
+        rows = np.full((n_rows, self.width), np.nan, np.float32)
+        self._keep.append(rows)
+        self._lib.host_copy(self._h, address(rows))
+        return rows
+
     def decode(
         self,
         tokens: Sequence[int],
@@ -120,8 +127,8 @@ class Host:
         """Status and the logits of the rows that have an output, by default all."""
         n = len(tokens)
         t, p = np.array(tokens, I32), np.array(range(n) if pos is None else pos, I32)
-        s = np.array([0] * n if seq is None else seq, I32)
-        o = np.array([1] * n if output is None else output, np.int8)
+        s = np.array([*([0] * n if seq is None else seq), 0], I32)  # one more, for a description that is too long
+        o = np.array([*([1] * n if output is None else output), 0], np.int8)
         slots = None if slot is None else np.array(slot, I32)
         logits = np.zeros((int(o.sum()), self.n_vocab), np.float32)
         status = self._lib.host_decode(
@@ -143,14 +150,14 @@ class Host:
         assert status == 0, self.said
         return logits
 
-    def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
+    def greedy(self, tokens: Sequence[int], n: int, slot: int = 0) -> list[int]:
         """The n most probable tokens after these, with keys and values kept."""
         self.forget()
-        status, logits = self.decode(tokens, output=[0] * (len(tokens) - 1) + [1])
+        status, logits = self.decode(tokens, output=[0] * (len(tokens) - 1) + [1], slot=[slot] * len(tokens))
         out: list[int] = []
         while status == 0 and len(out) < n:
             out.append(int(logits[-1].argmax()))
-            status, logits = self.decode(out[-1:], pos=[len(tokens) + len(out) - 1])
+            status, logits = self.decode(out[-1:], pos=[len(tokens) + len(out) - 1], slot=[slot])
         assert status == 0, self.said
         return out
 

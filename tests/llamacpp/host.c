@@ -33,6 +33,7 @@ int32_t host_width(const host *h);
 sae_status host_tap(host *h, const char *name, int32_t layer, int32_t d);
 sae_status host_steer(host *h, int32_t n_slots, const char *folder, const sae_edit *edits, int64_t n);
 sae_status host_watch(host *h, const char *folder, const int32_t *features, int64_t n, float *codes);
+sae_status host_copy(host *h, void *rows);
 sae_status host_decode(host *h, int32_t n, const int32_t *token, const int32_t *pos, const int32_t *seq, const int8_t *output,
                        const int32_t *slot, int32_t described, float *logits);
 void host_forget(host *h);
@@ -153,6 +154,13 @@ sae_status host_watch(host *h, const char *folder, const int32_t *features, int6
     tap->probe = probe;
     tap->codes = codes;
     tap->n_features = n;
+    return SAE_OK;
+}
+
+/* Rows of each batch as they come to the tap. */
+sae_status host_copy(host *h, void *rows)
+{
+    h->taps[h->g.n_taps - 1].rows = rows;
     return SAE_OK;
 }
 

@@ -12,20 +12,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import convert
 import numpy as np
 import pytest
 from conftest import ADD, ROOT, SET, WORLD, Array, Host, compile_against_llama
 from llama import Llama
 
 Maker = Callable[..., Host]
-MODEL = Llama.load_bin(WORLD / "world.bin")
+
+
+def in_double(m: Llama) -> Llama:
+    """The same forward pass in float64."""
+    shape = (m.dim, m.hidden, m.n_layers, m.n_heads, m.n_kv_heads, m.n_vocab, m.context)
+    out = Llama(shape, {name: a.astype(np.float64) for name, a in m.t.items()})
+    angle = np.outer(np.arange(m.context), 10000.0 ** -(np.arange(0, m.head, 2) / m.head))
+    out._cos, out._sin = np.cos(angle), np.sin(angle)
+    return out
+
+
+MODEL = in_double(Llama.load_bin(WORLD / "world.bin"))
 SAE = WORLD / "sae"
 ENGINE = os.environ["ENGINE"]
 TRUTH = json.loads((WORLD / "truth.json").read_text())["concepts"]
 RNG = np.random.default_rng(7)
 IDS = [1, *map(int, RNG.integers(259, MODEL.n_vocab, 59))]
 DELTA = (RNG.standard_normal(MODEL.dim) * 2).astype(np.float32)
-EXACT = 2e-4  # max |logit| here is near 20
+EXACT = 1e-4  # max |logit| here is near 26, and llama.cpp's own arithmetic 1e-5 off
 
 
 def engine(*arguments: object) -> Any:
@@ -86,6 +98,35 @@ def test_unsteered_equals_numpy_and_the_engine(host: Maker) -> None:
     assert max(len(s["tokens"]) for s in said) == 120
     for s in said:
         assert h.greedy(s["prompt_tokens"], len(s["tokens"])) == s["tokens"]
+
+
+@pytest.mark.parametrize(
+    "name", ["stories260K/stories260K.bin stories260K/tok512.bin", "babyllama_tok105/model5000.bin babyllama_tok105/tok105.model"]
+)
+def test_models_of_others(library: ctypes.CDLL, tmp_path: Path, name: str) -> None:
+    """Converted, they give what the engine and NumPy give of the checkpoint; steered at each layer too."""
+    data = os.environ.get("SAE_TEST_DATA")
+    if not data:
+        pytest.skip("SAE_TEST_DATA is not set")
+    model, words = (Path(data) / "models" / part for part in name.split())
+    gguf = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for out in gguf:
+        convert.main([str(model), str(words), str(out)])
+    assert gguf[0].read_bytes() == gguf[1].read_bytes()
+    judge = in_double(Llama.load_bin(model))
+    rng = np.random.default_rng(3)
+    ids = [1, *map(int, rng.integers(3, judge.n_vocab, 39))]
+    delta = rng.standard_normal(judge.dim).astype(np.float32)
+    bare = Host(library, gguf[0], callback=False)
+    assert far(bare.logits(ids), judge.forward(np.array([ids]))[0]) < EXACT
+    tokens = bare.greedy([1], 120)
+    assert list(judge.forward(np.array([[1, *tokens[:-1]]]))[0].argmax(-1)) == tokens
+    bare.close()
+    for layer in range(judge.n_layers):
+        h = adding(Host(library, gguf[0], n_ubatch=16), layer, delta)
+        x = judge.blocks(judge.embed(np.array([ids])), 0, layer + 1) + delta
+        assert far(h.logits(ids), judge.logits(judge.blocks(x, layer + 1, judge.n_layers))[0]) < EXACT
+        h.close()
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -226,7 +267,37 @@ def test_other_places(host: Maker, name: str, layer: int, n_ubatch: int) -> None
     assert far(got, want[1::2]) < EXACT
 
 
-@pytest.mark.parametrize("concept", TRUTH[::10], ids=lambda c: c["name"])
+def mentions(concept: dict[str, Any], text: str) -> bool:
+    """Does the text hold one of the concept's nouns, without its article?"""
+    nouns = [noun for of_language in concept["nouns"].values() for noun in of_language]
+    return any(noun.split(" ", 1)[-1] in text for noun in nouns)
+
+
+def test_every_concept_before_and_after_as_in_our_engine(host: Maker) -> None:
+    """All concepts of the world, a slot each, after a prompt in each language: the same texts, hence the same table of how many of them
+    are about the concept before and after its feature was clamped."""
+    prompts = [a for p in ("In the morning", "El profesor", "오늘") for a in ("--prompt", p)]
+    h = host()
+    h.tap("l_out", 2)
+    values = [round(c["max_activation"], 3) for c in TRUTH]
+    edits = [{"slot": i, "op": SET, "value": v, "feature": c["feature"]} for i, (c, v) in enumerate(zip(TRUTH, values))]
+    h.steer(edits, n_slots=len(TRUTH), sae=SAE)
+    before = engine("run", "--new", "24", *prompts)["sequences"]
+    for s in before:
+        assert h.greedy(s["prompt_tokens"], len(s["tokens"]), slot=-1) == s["tokens"]
+    table = []
+    for i, (concept, value) in enumerate(zip(TRUTH, values)):
+        after = engine("run", "--new", "24", "--sae", SAE, "--set", f"{concept['feature']}={value}", *prompts)["sequences"]
+        for s in after:
+            assert h.greedy(s["prompt_tokens"], len(s["tokens"]), slot=i) == s["tokens"], concept["name"]
+        table.append([sum(mentions(concept, s["text"]) for s in texts) for texts in (before, after)])
+    assert len(table) == 50
+    for (about_before, about_after), concept in zip(table, TRUTH):
+        print(f"{concept['name']:12} {about_before} -> {about_after} of 3")
+    assert sum(b for b, _ in table) <= 10 and sum(a > b for b, a in table) >= 40
+
+
+@pytest.mark.parametrize("concept", TRUTH[::25], ids=lambda c: c["name"])
 def test_concepts_as_in_our_engine(host: Maker, concept: dict[str, Any]) -> None:
     """Watched and clamped at once, token by token: the same text, the same codes."""
     feature, value = concept["feature"], round(concept["max_activation"], 3)
@@ -246,7 +317,7 @@ def test_concepts_as_in_our_engine(host: Maker, concept: dict[str, Any]) -> None
     "name, layer, d, says",
     [
         ("l_out", 2, 64, "l_out-2 has rows of 128 elements, the tap's plan and probe are for 64"),
-        ("l_out", 5, 128, "layer"),
+        ("l_out", 5, 128, "l_out of layer 5 is tapped, the model has layers 0 .. 4"),
         ("l_owt", 2, 128, "l_owt of layer 2 came with 0 of the batch's 60 rows"),
         ("l_out", -1, 128, "l_out of layer -1 came with 0"),
         ("attn_norm", 2, 0, "d is not set"),
@@ -306,7 +377,7 @@ def test_types_and_strides(host: Maker, kind: int, gap: int, copy: bool) -> None
     [
         (Q8_0, [128, 4], 0, "has ggml type 8: rows of f32, f16 and bf16 can be steered"),
         (I32, [128, 4], 0, "has ggml type 26"),
-        (F32, [128, 4, 2], 0, "has 2 x 1 matrices of rows"),
+        (F32, [128, 4, 2], 0, "has 2 matrices of rows"),
         (F32, [128, 4], 256, "is not laid out by rows: its strides are 4 and 256 bytes"),
         (F32, [64, 4], 0, "has rows of 64 elements, the tap's plan and probe are for 128"),
     ],
@@ -323,7 +394,7 @@ def test_unannounced_rows_and_a_second_context(host: Maker) -> None:
     data = np.zeros((4, MODEL.dim), np.float32)
     h.tensor(F32, [MODEL.dim, 4], data, announced=False)
     assert not data.any() and h.counts()["unannounced"] == 1 and h.counts()["hits"] == 0
-    assert h.begin_twice() == -9 and "one sae_ggml per context" in h.said
+    assert h.begin_twice() == -9 and "data of its own" in h.said
 
 
 def test_staging_memory_that_is_missing(host: Maker) -> None:

@@ -30,7 +30,7 @@ done <"$tmp/constants"
 grep -ohE '\bsae_[a-z0-9_]+\(' docs/*.md README.md examples/README.md | tr -d '(' | sort -u >"$tmp/called"
 while read -r name; do
     # sae/ggml.h is glue that hosts compile: its functions are not the library's.
-    if grep -qx "$name" "$tmp/functions" || grep -qE "^static inline .*\b$name\(" include/sae/ggml.h; then ok; else bad "the documentation calls $name, the headers do not have it"; fi
+    if grep -qx "$name" "$tmp/functions" || grep -qE "^static inline .*\b$name\(" include/sae/ggml*.h; then ok; else bad "the documentation calls $name, the headers do not have it"; fi
 done <"$tmp/called"
 
 # Headings as GitHub makes anchors of them.

@@ -6,7 +6,7 @@ build=${1:?a build directory}
 passed=0
 failed=0
 order='base host simd env gemm io model codec'
-top='steer distance features save' # on one line: they may not see each other
+top='steer taps distance features save' # on one line: they may not see each other
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 

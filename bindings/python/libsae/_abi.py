@@ -6,6 +6,7 @@ from ctypes import (
     CFUNCTYPE,
     POINTER,
     Structure,
+    c_bool,
     c_char,
     c_char_p,
     c_double,
@@ -312,6 +313,52 @@ class sae_edit(Structure):
     )
 
 
+# typedef void *(*sae_symbol_fn)(void *library, const char *name)
+sae_symbol_fn = CFUNCTYPE(c_void_p, c_void_p, c_char_p)
+
+
+class sae_tap(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("layer", c_int32),  # int32_t layer
+        ("name", c_char_p),  # const char *name
+        ("plan", c_void_p),  # const sae_plan *plan
+        ("probe", c_void_p),  # const sae_probe *probe
+        ("ctx", c_void_p),  # sae_ctx *ctx
+        ("codes", c_void_p),  # float *codes
+        ("rows", c_void_p),  # void *rows
+        ("max_rows", c_int64),  # int64_t max_rows
+        ("d", c_int32),  # int32_t d
+        ("reserved", c_uint32),  # uint32_t reserved
+    )
+
+
+class sae_taps_batch(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("n_layer", c_int32),  # int32_t n_layer
+        ("n_rows", c_int64),  # int64_t n_rows
+        ("slot", c_void_p),  # const int32_t *slot
+        ("seq", c_void_p),  # const int32_t *seq
+        ("output", c_void_p),  # const int8_t *output
+        ("unified", c_int32),  # int32_t unified
+        ("reserved", c_uint32),  # uint32_t reserved
+    )
+
+
+class sae_tap_counts(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("dtype", c_int32),  # sae_dtype dtype
+        ("hits", c_int64),  # int64_t hits
+        ("rows_seen", c_int64),  # int64_t rows_seen
+        ("rows_edited", c_int64),  # int64_t rows_edited
+        ("rows_left", c_int64),  # int64_t rows_left
+        ("asks", c_int64),  # int64_t asks
+        ("unannounced", c_int64),  # int64_t unannounced
+    )
+
+
 class sae_neighbors(Structure):
     _fields_ = (
         ("struct_size", c_uint32),  # uint32_t struct_size
@@ -505,6 +552,10 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     # sae_status sae_probe_create(sae_probe **out, sae_model *model, const int32_t *features, int64_t n_features,
     #     sae_error *err)
     "sae_probe_create": (c_int32, POINTER(c_void_p), c_void_p, c_void_p, c_int64, POINTER(sae_error)),
+    # int32_t sae_probe_d(const sae_probe *probe)
+    "sae_probe_d": (c_int32, c_void_p),
+    # int64_t sae_probe_features(const sae_probe *probe)
+    "sae_probe_features": (c_int64, c_void_p),
     # void sae_probe_free(sae_probe *probe)
     "sae_probe_free": (None, c_void_p),
     # sae_status sae_probe_run(const sae_probe *probe, sae_ctx *ctx, float *out, int64_t out_stride_bytes, const
@@ -520,12 +571,27 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_plan_apply": (c_int32, c_void_p, POINTER(sae_rows), c_void_p, c_size_t, POINTER(sae_error)),
     # int32_t sae_plan_slots(const sae_plan *plan)
     "sae_plan_slots": (c_int32, c_void_p),
+    # int32_t sae_plan_d(const sae_plan *plan)
+    "sae_plan_d": (c_int32, c_void_p),
     # void sae_plan_free(sae_plan *plan)
     "sae_plan_free": (None, c_void_p),
     # const char *sae_op_name(sae_op op)
     "sae_op_name": (c_char_p, c_int32),
     # const char *sae_unit_name(sae_unit unit)
     "sae_unit_name": (c_char_p, c_int32),
+    # sae_status sae_taps_create(sae_taps **out, sae_env *env, sae_symbol_fn symbol, void *library, const sae_tap *taps,
+    #     int64_t n_taps, sae_error *err)
+    "sae_taps_create": (c_int32, POINTER(c_void_p), c_void_p, sae_symbol_fn, c_void_p, POINTER(sae_tap), c_int64, POINTER(sae_error)),
+    # _Bool sae_taps_eval(void *tensor, _Bool ask, void *taps)
+    "sae_taps_eval": (c_bool, c_void_p, c_bool, c_void_p),
+    # sae_status sae_taps_begin(sae_taps *taps, const sae_taps_batch *batch, sae_error *err)
+    "sae_taps_begin": (c_int32, c_void_p, POINTER(sae_taps_batch), POINTER(sae_error)),
+    # sae_status sae_taps_end(sae_taps *taps, sae_error *err)
+    "sae_taps_end": (c_int32, c_void_p, POINTER(sae_error)),
+    # sae_status sae_taps_count(const sae_taps *taps, int64_t tap, sae_tap_counts *out)
+    "sae_taps_count": (c_int32, c_void_p, c_int64, POINTER(sae_tap_counts)),
+    # void sae_taps_free(sae_taps *taps)
+    "sae_taps_free": (None, c_void_p),
     # sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_error *err)
     "sae_index_create": (c_int32, POINTER(c_void_p), c_void_p, c_int32, POINTER(sae_error)),
     # sae_status sae_index_prepare(sae_index *index, sae_error *err)

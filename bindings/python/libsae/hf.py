@@ -29,8 +29,9 @@ import numpy as np
 
 from . import _arrays as arrays
 from ._arrays import Array, Features
+from ._seen import join
 from .codes import Codes
-from .errors import ArgError, ShapeError
+from .errors import ArgError, ShapeError, UnsupportedError
 from .model import Sae
 from .plan import Plan
 
@@ -435,6 +436,8 @@ class Watch(_Hooks):
     def __init__(self, model: Module, layer: Layer, sae: Sae, features: Any, window: _Window, copy: bool) -> None:
         if not isinstance(sae, Sae):
             raise TypeError(f"sae is a {type(sae).__name__}: give a libsae.Sae")
+        if sae.info["architecture"] == "temporal":
+            raise UnsupportedError("the codes of a temporal SAE depend on all rows before, which a step of generate() does not hold")
         self._sae = sae
         self._features = None if features is None else np.unique(arrays.ints(features, "features"))
         if self._features is not None and self._features.size and not 0 <= self._features[0] <= self._features[-1] < sae.info["d_sae"]:
@@ -459,7 +462,7 @@ class Watch(_Hooks):
             sequences.append(np.repeat(np.arange(run.batch, dtype=np.int32), run.tokens)[taken])
             positions.append(run.positions().reshape(-1)[taken].astype(np.int32))
             passes.append(np.full(run.taken, run.number, np.int32))
-        codes = _join([part for part, _ in parts], self._features, self._sae.info["d_sae"])
+        codes = join([part for part, _ in parts], self._features, self._sae.info["d_sae"])
         return Seen(codes, *(np.concatenate([np.empty(0, np.int32), *a]) for a in (sequences, positions, passes)))
 
     def clear(self) -> None:
@@ -468,28 +471,6 @@ class Watch(_Hooks):
 
     def __enter__(self) -> Watch:
         return self
-
-
-def _sparse(values: Array, features: Array, d_sae: int) -> Codes:
-    """Codes of a few features as rows of a sparse matrix."""
-    row, column = np.nonzero(values)
-    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(values, axis=1))]).astype(np.int64)
-    return Codes(indptr, features[column], values[row, column], d_sae)
-
-
-def _join(parts: list[Any], features: Array | None, d_sae: int) -> Codes:
-    """Codes of several passes as one."""
-    if features is not None:
-        return _sparse(np.concatenate([np.empty((0, len(features)), np.float32), *parts]), features, d_sae)
-    lengths = [np.diff(part.indptr) for part in parts]
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))]).astype(np.int64)
-    indices = np.concatenate([np.empty(0, np.int32), *(part.indices for part in parts)])
-    values = np.concatenate([np.empty(0, np.float32), *(part.values for part in parts)])
-    per_row = [[getattr(part, name) for part in parts] for name in ("row_scale", "row_shift")]
-    joined = [None if not a or a[0] is None else np.concatenate(a) for a in per_row]
-    codes = Codes(indptr, indices, values, d_sae, *joined)
-    codes.nonfinite = sum(part.nonfinite for part in parts)
-    return codes
 
 
 # ---- what is called ----

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import _repo
+from . import _links, _repo
 from .env import Env
 from .errors import ArgError, FormatError, IoError, NotFoundError
 from .model import Sae
@@ -288,6 +288,31 @@ def _resolve(repo_or_release: str, sae_id: str | None) -> tuple[str, str | None,
     return release["repo_id"], str(entries[sae_id]["path"]), release, entries[sae_id]
 
 
+def _linked(source: _Source, names: list[str], offline: bool) -> dict[str, _links.Link]:
+    """Where a repository holds no SAE, but a configuration that names those of others: their ids, and where they are."""
+    found: dict[str, _links.Link] = {}
+    configs = [name for name in names if _repo.split(name)[1] == "config.yaml"]
+    if not configs or _repo.find(names):
+        return found
+    for name in configs:
+        _, files = _fetch(source, (name,), set(names), _snapshot(source) if offline else None)
+        folder, _ = _repo.split(name)
+        found.update((_repo.join(folder, f"layer_{i}"), link) for i, link in enumerate(_links.read(files[0])))
+    return found
+
+
+def _choose_linked(found: Mapping[str, _links.Link], sae_id: str | None, where: str) -> _links.Link:
+    """The transcoder of a layer: "layer_7", or "7" where there is one set."""
+    if sae_id is None and len(found) == 1:
+        return next(iter(found.values()))
+    if sae_id is None:
+        raise ArgError(f"{where} names transcoders of {len(found)} layers: choose one by sae_id, of {_repo.sample(found)}")
+    id = f"layer_{sae_id}" if sae_id.isdecimal() else sae_id.strip("/")
+    if id not in found:
+        raise NotFoundError(f"{where} names transcoders of {len(found)} layers, and {sae_id!r} is none of them: {_repo.sample(found)}")
+    return found[id]
+
+
 def fetch(
     repo_or_release: str,
     sae_id: str | None = None,
@@ -303,10 +328,23 @@ def fetch(
     source = _source(repo, revision, cache_dir, local_files_only, token=token, progress=progress)
     names, offline = _listing(source)
     where = repo if offline is None else f"the cache of {repo} ({offline})"
+    linked = _linked(source, names, offline is not None)
+    if linked:
+        return _fetch_link(_choose_linked(linked, path, where), source)
     choice = _repo.choose(names, path, where)
     root, files = _fetch(source, choice.files, set(names), None if offline is None else _snapshot(source))
     options = _options(choice, root, release, entry)
     return Pulled(root / choice.target, repo, choice.id, root.name, tuple(files), options)
+
+
+def _fetch_link(link: _links.Link, source: _Source) -> Pulled:
+    """The SAE of another repository, reached as the one that names it. That it names a third one is not followed."""
+    there = _Source(link.repo, link.revision, source.cache, source.local, source.token, source.progress)
+    names, offline = _listing(there)
+    where = f"{link.repo}, which {source.repo} names," if offline is None else f"the cache of {link.repo} ({offline})"
+    choice = _repo.choose(names, link.path, where)
+    root, files = _fetch(there, choice.files, set(names), None if offline is None else _snapshot(there))
+    return Pulled(root / choice.target, link.repo, choice.id, root.name, tuple(files))
 
 
 def pull(
@@ -385,5 +423,6 @@ def list_pretrained(
     """The ids of the SAEs of a repository, or of a release of SAELens. "." is the SAE whose files lie at the root."""
     if "/" not in repo_or_release:
         return list(_release(repo_or_release)[1])
-    names, _ = _listing(_source(repo_or_release, revision, cache_dir, local_files_only, token=token))
-    return list(_repo.find(names))
+    source = _source(repo_or_release, revision, cache_dir, local_files_only, token=token)
+    names, offline = _listing(source)
+    return list(_repo.find(names)) or list(_linked(source, names, offline is not None))

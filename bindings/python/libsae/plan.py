@@ -189,6 +189,8 @@ class Plan:
             del keep
             self._handle = Handle(plan, lib.sae_plan_free, "Plan", [parent, *models.values()])
         self._n_edits = len(listed)
+        norms = [None if s is None else str(s.info["normalize_activations"]) for s in saes]
+        self._kinds = [(edit.op, norm) for edit, norm in zip(listed, norms)]
         self._scratch_bytes = int(lib.sae_plan_scratch_bytes(plan))
         self._scratch: list[Array] = []
         self._finalizer = weakref.finalize(self, self._handle.close)

@@ -247,10 +247,6 @@ class SAE(HookedRootModule):  # type: ignore[misc]
 
     def __init__(self, sae: Sae, dtype: torch.dtype | str | None = None) -> None:
         super().__init__()
-        if sae.info.get("has_skip") or sae.info["architecture"] == "temporal":
-            raise UnsupportedError(
-                f"{sae!r} gives more than what its codes decode to, and encode and decode of sae-lens leave no room for it: use its forward"
-            )
         self.sae = sae
         self.cfg = Config(sae.info, None if dtype is None else _DTYPES[_name(dtype)])
         self.dtype: torch.dtype = _DTYPES[self.cfg.dtype]
@@ -258,6 +254,8 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         self.use_error_term = False
         self._kind = self.cfg.architecture()
         self._unscaled = sae.info["returns_unscaled"]  # h * norm decides, but h is the code: decoder rows are as they are
+        self._skips = bool(sae.info["has_skip"])
+        self._in_order = self._kind == "temporal"  # the codes of a row depend on the rows of its sequence before it
         self._rescales = self._kind == "topk" and sae.info["rescale_by_decoder_norm"] and not self._unscaled
         self._normalised = sae.info["normalize_activations"] in ("constant_norm_rescale", "layer_norm")
         self._per_row: tuple[Tensor, Tensor] | None = None  # scale and shift that the next decode un-normalises by
@@ -330,17 +328,19 @@ class SAE(HookedRootModule):  # type: ignore[misc]
     # ---- encode and decode ----
 
     def encode(self, x: Tensor) -> Tensor:
-        """Activations [..., d_sae] of x [..., d_in], or of [..., n_heads, d_head] while hook_z is reshaped."""
+        """Activations [..., d_sae] of x [..., d_in], or of [..., n_heads, d_head] while hook_z is reshaped. Of a temporal SAE these are the
+        novel codes of the sequences x [..., tokens, d_in]."""
         sae_in = self.hook_sae_input(self._taken(x))
         rows = self._flat(sae_in, self.cfg.d_in, "x")
-        acts = self._encode(rows)
+        acts = self._encode(rows, sae_in)
         hooked = _hooked(self.hook_sae_acts_pre)
         seen = (self._pre(rows) if hooked else acts).reshape(*sae_in.shape[:-1], self.cfg.d_sae).to(self.dtype)
         seen = _cut(seen, sae_in)
         return self.hook_sae_acts_post(self._activate(seen, self.hook_sae_acts_pre) if hooked else seen)
 
     def decode(self, feature_acts: Tensor) -> Tensor:
-        """Reconstruction [..., d_out] of activations [..., d_sae]. An SAE that normalises rows scales back those encoded last."""
+        """Reconstruction [..., d_out] of activations [..., d_sae], without what a skip connection adds or a temporal SAE predicts. An SAE
+        that normalises rows scales back those encoded last."""
         if feature_acts.is_sparse:
             feature_acts = feature_acts.to_dense()
         rows = self._flat(feature_acts, self.cfg.d_sae, "feature_acts")
@@ -349,12 +349,12 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         return self._given(self._unnormalise(recons))
 
     def forward(self, x: Tensor) -> Tensor:
-        """decode(encode(x)), and what that leaves of x with `use_error_term`."""
+        """decode(encode(x)), what a skip connection adds or a temporal SAE predicts; and, with `use_error_term`, what that leaves of x."""
         points = (self.hook_sae_input, self.hook_sae_acts_pre, self.hook_sae_acts_post, self.hook_sae_recons)
         if self.dtype is torch.float32 and not any(map(_hooked, points)):  # nobody looks: the sparse codes never become dense
             sae_out = _cut(self._reconstruct(x), x)
         else:
-            sae_out = self.decode(self.encode(x))
+            sae_out = self.decode(self.encode(x)) + self._beside(x)
         if self.use_error_term:
             with torch.no_grad():
                 sae_error = self.hook_sae_error(x - self._reconstruct(x))
@@ -386,9 +386,34 @@ class SAE(HookedRootModule):  # type: ignore[misc]
             raise ShapeError(f"{name} has shape {tuple(x.shape)}: its last axis must be {d} for this SAE")
         return x.detach().reshape(-1, d).contiguous()
 
-    def _encode(self, rows: Tensor) -> Tensor:
+    def _sequences(self, rows: Tensor, x: Tensor) -> Iterator[slice]:
+        """Which rows belong together: each sequence [tokens, d_in] of x where order matters, else all."""
+        if self._in_order and x.ndim < 2:
+            raise ShapeError(f"x has shape {tuple(x.shape)}: a temporal SAE takes sequences [..., tokens, {self.cfg.d_in}]")
+        each = max(x.shape[-2], 1) if self._in_order else max(len(rows), 1)
+        return (slice(first, first + each) for first in range(0, len(rows), each))
+
+    @torch.no_grad()
+    def _beside(self, x: Tensor) -> Any:
+        """What forward adds to the decoded codes: x W_skip^T, or what a temporal SAE predicts."""
+        if self._skips:
+            return self._taken(x) @ self.W_skip.T
+        if not self._in_order:
+            return 0
+        x = self._taken(x)
+        decoded = [self.sae.decode(self.sae.encode(rows)) for rows in self._by_sequence(x)]
+        return self._reconstruct(x) - torch.from_numpy(np.concatenate(decoded)).reshape(x.shape).to(self.dtype)
+
+    def _by_sequence(self, x: Tensor) -> list[Tensor]:
+        rows = self._flat(x, self.cfg.d_in, "x")
+        return [rows[which] for which in self._sequences(rows, x)] or [rows]
+
+    def _encode(self, rows: Tensor, x: Tensor) -> Tensor:
         acts = torch.empty(rows.shape[0], self.cfg.d_sae)
-        if self._normalised:
+        if self._in_order:
+            for which in self._sequences(rows, x):
+                self.sae.encode_dense(rows[which], out=acts[which])
+        elif self._normalised:
             codes = self.sae.encode(rows)
             self._per_row = torch.from_numpy(codes.row_scale), torch.from_numpy(codes.row_shift)
             codes.dense(out=acts)
@@ -419,9 +444,12 @@ class SAE(HookedRootModule):  # type: ignore[misc]
         return (y * scale + shift).to(self.dtype)
 
     def _reconstruct(self, x: Tensor) -> Tensor:
-        """decode(encode(x)) without hooks."""
+        """The SAE's output without hooks."""
         x = self._taken(x)
-        y = self.sae.decode(self.sae.encode(self._flat(x, self.cfg.d_in, "x")))
+        if self._skips or self._in_order:
+            y = np.concatenate([self.sae.forward(rows) for rows in self._by_sequence(x)])
+        else:
+            y = self.sae.decode(self.sae.encode(self._flat(x, self.cfg.d_in, "x")))
         return self._given(torch.from_numpy(y).reshape(*x.shape[:-1], self.cfg.d_out).to(self.dtype))
 
     # ---- pre-activations, for those who hook them ----
@@ -466,8 +494,8 @@ class SAE(HookedRootModule):  # type: ignore[misc]
 
     @property
     def b_enc(self) -> torch.nn.Parameter | None:
-        """[d_sae], a copy; None of a gated SAE."""
-        return None if self._kind == "gated" else self._tensor("b_enc")
+        """[d_sae], a copy; None of a gated or temporal SAE."""
+        return None if self._kind in ("gated", "temporal") else self._tensor("b_enc")
 
     @property
     def b_dec(self) -> torch.nn.Parameter:
@@ -477,11 +505,14 @@ class SAE(HookedRootModule):  # type: ignore[misc]
     def __getattr__(self, name: str) -> Any:
         if name in _OWN.get(self.__dict__.get("_kind", ""), ()):  # threshold, b_gate, ...: where the architecture has them
             return self._tensor(name)
+        if name == "W_skip" and self.__dict__.get("_skips"):
+            return self._tensor(name)
         return super().__getattr__(name)
 
     def _names(self) -> tuple[str, ...]:
         shared = ("W_enc", "W_dec", "b_dec")
-        return (*shared, *_OWN.get(self._kind, ()), *(() if self._kind == "gated" else ("b_enc",)))
+        own = (*_OWN.get(self._kind, ()), *(("W_skip",) if self._skips else ()))
+        return (*shared, *own, *(() if self._kind in ("gated", "temporal") else ("b_enc",)))
 
     def _tensor(self, name: str) -> torch.nn.Parameter:
         if name not in self._tensors:
@@ -507,7 +538,7 @@ class SAE(HookedRootModule):  # type: ignore[misc]
     def _folded(name: str, value: Tensor, norms: Tensor) -> Tensor:
         if name == "W_dec":
             return value / norms[:, None]
-        return value if name in ("b_dec", "r_mag") else value * norms
+        return value if name in ("b_dec", "r_mag", "W_skip") else value * norms
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Any]]:
         """The weights; they are read for it. The arguments are those of torch."""

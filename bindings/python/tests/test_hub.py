@@ -346,6 +346,62 @@ def test_the_files_of_each_layout(hub: Hub, tmp_path: Path, case: str) -> None:
     assert len({libsae.pull("a/b", other, cache_dir=tmp_path) for other in ids}) == len(ids)
 
 
+def named(*uris: object) -> bytes:
+    return json.dumps({"model_kind": "transcoder_set", "transcoders": list(uris)}).encode()  # JSON is YAML
+
+
+def test_a_set_of_files_of_other_repositories(hub: Hub, tmp_path: Path) -> None:
+    """As circuit-tracer's configurations name them."""
+    hub.repos["a/set"] = Repo()
+    commit = hub.repos[NAME].push({"old/params.npz": b"old"}, "v1")
+    uris = [f"hf://{NAME}/{JUMPRELU}/sae_weights.safetensors", f"hf://{NAME}/old/params.npz?revision=v1", f"hf://{NAME}/none.npz"]
+    hub.repos[NAME].refs["main"] = next(c for c in hub.repos[NAME].commits if c != commit)
+    hub.repos["a/set"].push({"config.yaml": named(*uris), "README.md": b""})
+    assert libsae.list_pretrained("a/set", cache_dir=tmp_path) == ["layer_0", "layer_1", "layer_2"]
+    assert libsae.from_pretrained("a/set", "layer_0", cache_dir=tmp_path).info["architecture"] == "jumprelu"
+    old = libsae.pull("a/set", "1", cache_dir=tmp_path)
+    assert old.parts[-3:] == (commit, "old", "params.npz") and old.read_bytes() == b"old"
+    asked = len(hub.log)
+    assert libsae.pull("a/set", "layer_1", cache_dir=tmp_path, local_files_only=True) == old
+    assert len(hub.log) == asked
+    with pytest.raises(libsae.ArgError, match="a/set names transcoders of 3 layers: choose one by sae_id, of 'layer_0'"):
+        libsae.pull("a/set", cache_dir=tmp_path)
+    with pytest.raises(libsae.NotFoundError, match="a/set names transcoders of 3 layers, and '3' is none of them"):
+        libsae.pull("a/set", "3", cache_dir=tmp_path)
+    with pytest.raises(libsae.NotFoundError, match=f"{NAME}, which a/set names, holds no SAE 'none.npz'"):
+        libsae.pull("a/set", "2", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config, says",
+    [
+        (named(), "transcoders is to be a list"),
+        (b"transcoders: 7", "transcoders is to be a list of files, one for each layer, and is '7'"),
+        (named("layer_0.safetensors"), r"transcoders\[0\] is 'layer_0.safetensors': .*hf://user/name/path"),
+        (named(f"hf://{NAME}/a.npz", "https://x/y/z"), r"transcoders\[1\] is 'https"),
+        (named("hf://a/b"), r"transcoders\[0\]"),
+        (named("hf://a/b/../../c"), r"transcoders\[0\]"),
+        (named(3), r"transcoders\[0\] is '3'"),
+        (b"a: [", "is no YAML"),
+        (b"[" * 100_000, "is no YAML"),
+    ],
+)
+def test_sets_that_name_nothing(hub: Hub, tmp_path: Path, config: bytes, says: str) -> None:
+    hub.repos["a/set"] = Repo()
+    hub.repos["a/set"].push({"config.yaml": config})
+    with pytest.raises(libsae.FormatError, match=says):
+        libsae.pull("a/set", "layer_0", cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_a_configuration_that_names_no_others(hub: Hub, tmp_path: Path) -> None:
+    hub.repos["a/set"] = Repo()
+    for config in (b"model_kind: transcoder_set", b"- 1", b"#" * (1 << 21)):
+        hub.repos["a/set"].push({"config.yaml": config})
+        with pytest.raises(libsae.NotFoundError, match="a/set holds no SAE of a layout"):
+            libsae.pull("a/set", "layer_0", cache_dir=tmp_path)
+
+
 def test_ids_are_listed_in_the_order_of_their_numbers(hub: Hub) -> None:
     hub.repos["a/b"] = Repo()
     hub.repos["a/b"].push(dict.fromkeys(["config.yaml", *sorted(LAYERS)], b""))
