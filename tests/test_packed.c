@@ -1,5 +1,6 @@
 /* The screen in a .sae file: it is the one that would be built, gives the dense codes, costs no memory and no time to open, and what is wrong
  * about it is refused. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -437,6 +438,33 @@ START_TEST(without_memory_nothing_is_left)
 }
 END_TEST
 
+/* The host's parallel-for fails at the Nth run of writing, then of opening and checking. */
+START_TEST(a_failing_runner_is_told)
+{
+    int left = INT_MAX;
+    planted p;
+    planted_make(&p, (sae_weights){.arch = SAE_JUMPRELU, .dtype = SAE_F32, .d_in = D, .d_sae = N}, 3);
+    sae_env *failing = env_make(NULL, SAE_ISA_AUTO, run_failing, &left, 0);
+    sae_model *m = planted_model(&p, failing), *back;
+    const sae_open_options check = {.struct_size = sizeof check, .check = SAE_YES};
+    for (int what = 0; what < 2; what++) {
+        sae_status status = SAE_E_HOST;
+        int n = 0;
+        for (; status == SAE_E_HOST; n++) {
+            left = n;
+            status = what ? sae_model_open(&back, failing, path, &check, &err) : save(m, path, 0);
+            ck_assert_msg(status == SAE_OK || strstr(err.text, "parallel-for failed"), "%s: %s", sae_status_name(status), err.text);
+            ck_assert_int_eq(what || access(path, F_OK) == 0, what || status == SAE_OK);
+        }
+        ck_assert(status == SAE_OK && n > 1);
+    }
+    sae_model_free(back);
+    sae_model_free(m);
+    sae_env_free(failing);
+    planted_free(&p);
+}
+END_TEST
+
 /* ---- pages ---- */
 
 enum { WIDE_D = 768, WIDE_N = 16384 };
@@ -602,6 +630,7 @@ int main(void)
     tcase_add_test(t, weights_that_are_not_finite);
     tcase_add_test(t, wrong_wishes_are_refused);
     tcase_add_test(t, without_memory_nothing_is_left);
+    tcase_add_test(t, a_failing_runner_is_told);
     tcase_add_test(t, nothing_is_read_or_built);
     tcase_add_test(t, two_processes_share_the_pages);
     suite_add_tcase(s, t);
