@@ -555,7 +555,7 @@ static void count_rows(sae_ctx *ctx, size_t n)
 /* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. */
 static double most_share(size_t n)
 {
-    return n == 1 ? 0.30 : n <= SAEI_FEW ? 0.10 : n <= 16 ? 0.08 : 0.04;
+    return n == 1 ? 0.30 : n <= SAEI_FEW ? 0.12 : n <= 8 ? 0.08 : n <= 16 ? 0.055 : 0.035;
 }
 
 bool saei_screen_pays(sae_ctx *ctx, size_t n)
