@@ -385,12 +385,12 @@ START_TEST(apply_host_fails)
     memcpy(got, x, ROWS * D * sizeof *x);
     sae_rows rows = rows_plain(want, ROWS, D);
     ACCEPTED(sae_plan_apply(s.plan, &rows, s.scratch, s.bytes, &err));
-    left = 1; /* blocks of the encode hold 8 rows */
+    left = 1; /* blocks of the encode hold 16 rows */
     rows = rows_plain(got, ROWS, D);
     REFUSED(SAE_E_HOST, "parallel-for|top-k", sae_plan_apply(s.plan, &rows, s.scratch, s.bytes, &err));
-    ck_assert_mem_eq(got, want, 8 * D * sizeof *x);
-    ck_assert_mem_ne(got, x, 8 * D * sizeof *x);
-    ck_assert_mem_eq(got + 8 * D, x + 8 * D, (ROWS - 8) * D * sizeof *x);
+    ck_assert_mem_eq(got, want, 16 * D * sizeof *x);
+    ck_assert_mem_ne(got, x, 16 * D * sizeof *x);
+    ck_assert_mem_eq(got + 16 * D, x + 16 * D, (ROWS - 16) * D * sizeof *x);
     free(want);
     free(got);
     end(&s);

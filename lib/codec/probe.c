@@ -63,6 +63,7 @@ static sae_status lists_make(saei_lanes *l, const saei_host *host, size_t n, siz
 static sae_status run_make(saei_lanes *l, saei_lane_run *run, const saei_host *host, size_t n, size_t d, sae_error *err)
 {
     run->d = d;
+    run->n = n;
     run->first_group = l->groups;
     run->groups = (n + SAEI_LANES - 1) / SAEI_LANES;
     run->packed = saei_alloc(host, run_bytes(run));
@@ -167,7 +168,7 @@ void saei_lanes_dots(const saei_lanes *l, const saei_kernels *kernels, float *c,
 {
     for (size_t i = 0; i < l->n_runs; i++) {
         const saei_lane_run *run = l->runs + i;
-        kernels->probe(c + run->first_group * SAEI_LANES, ldc, run->packed, run->groups, x + run->in_first, ldx, n_rows, run->d);
+        kernels->probe(c + run->first_group * SAEI_LANES, ldc, run->packed, run->n, x + run->in_first, ldx, n_rows, run->d);
     }
 }
 
@@ -266,10 +267,11 @@ static void probe_block(const saei_lanes *l, sae_ctx *ctx, const target *to, int
     for (size_t i = 0; i < l->n_runs; i++) {
         const saei_lane_run *run = l->runs + i;
         for (size_t g = 0; g < run->groups; g += GROUPS) {
-            const size_t groups = run->groups - g < GROUPS ? run->groups - g : GROUPS, first = (run->first_group + g) * SAEI_LANES;
-            ctx->model->env->kernels->probe(w->c, SAEI_BLOCK, run->packed + g * SAEI_LANES * run->d, groups, w->xc + run->in_first,
+            const size_t left = run->n - g * SAEI_LANES, n_here = left < SAEI_BLOCK ? left : SAEI_BLOCK;
+            const size_t first = (run->first_group + g) * SAEI_LANES;
+            ctx->model->env->kernels->probe(w->c, SAEI_BLOCK, run->packed + g * SAEI_LANES * run->d, n_here, w->xc + run->in_first,
                                             (size_t)ctx->model->parts.d_in, n, run->d);
-            put_columns(l, ctx, to, r0, n, first, first + groups * SAEI_LANES);
+            put_columns(l, ctx, to, r0, n, first, first + n_here);
         }
     }
 }

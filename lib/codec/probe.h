@@ -6,7 +6,8 @@
 
 /* Those of one block, packed for its stretch of a row. */
 typedef struct saei_lane_run {
-    size_t first_group, groups; /* ceil(features of the block / 16) */
+    size_t n;                   /* features of the block */
+    size_t first_group, groups; /* ceil(n / 16) */
     size_t in_first, d;
     float *packed; /* [groups][d][16] */
 } saei_lane_run;

@@ -626,7 +626,8 @@ INLINE void probe_tile(float *c, size_t ldc, const float *w, const float *x, siz
     }
 }
 
-static void probe(float *c, size_t ldc, const float *packed, size_t n_groups, const float *x, size_t ldx, size_t n_rows, size_t d)
+/* Whole groups: features are lanes. */
+static void probe_groups(float *c, size_t ldc, const float *packed, size_t n_groups, const float *x, size_t ldx, size_t n_rows, size_t d)
 {
     const size_t group = d * SAEI_LANES;
     size_t r = 0;
@@ -643,6 +644,71 @@ static void probe(float *c, size_t ldc, const float *packed, size_t n_groups, co
         for (; g < n_groups; g++)
             probe_tile(c + r * ldc + g * SAEI_LANES, ldc, packed + g * group, x + r * ldx, ldx, d, 1, 1);
     }
+}
+
+/* nf features of one group with n <= VN rows, which are lanes here: the rows are turned, as in dot_rows. */
+INLINE void probe_turned(float *c, size_t ldc, const float *w, const unsigned char *const rows[VN], size_t n, size_t d, int nf)
+{
+    V a[8], r[VN];
+    float out[VN];
+    UNROLL
+    for (int f = 0; f < nf; f++)
+        a[f] = v_zero();
+    size_t k = 0;
+    for (; k + VN <= d; k += VN) {
+        load_square(r, rows, k, SAE_F32);
+        UNROLL
+        for (int i = 0; i < VN; i++) {
+            UNROLL
+            for (int f = 0; f < nf; f++)
+                a[f] = v_fma(r[i], v_set1(w[(k + (size_t)i) * SAEI_LANES + (size_t)f]), a[f]);
+        }
+    }
+    if (k < d) {
+        load_edge(r, rows, k, d - k, SAE_F32);
+        for (size_t i = 0; i < d - k; i++) {
+            UNROLL
+            for (int f = 0; f < nf; f++)
+                a[f] = v_fma(r[i], v_set1(w[(k + i) * SAEI_LANES + (size_t)f]), a[f]);
+        }
+    }
+    UNROLL
+    for (int f = 0; f < nf; f++) {
+        v_store(out, a[f]);
+        for (size_t q = 0; q < n; q++)
+            c[q * ldc + (size_t)f] = out[q];
+    }
+}
+
+/* nf features of one group with all rows. */
+INLINE void probe_rows(float *c, size_t ldc, const float *w, const float *x, size_t ldx, size_t n_rows, size_t d, int nf)
+{
+    for (size_t r = 0; r < n_rows; r += VN) {
+        const unsigned char *rows[VN];
+        const size_t n = min_of(VN, n_rows - r);
+        for (size_t q = 0; q < VN; q++)
+            rows[q] = (const unsigned char *)(x + (r + (q < n ? q : 0)) * ldx);
+        probe_turned(c + r * ldc, ldc, w, rows, n, d, nf);
+    }
+}
+
+/* From L1 and L2. A group of few features leaves lanes empty, so several rows take them instead. */
+static void probe(float *c, size_t ldc, const float *packed, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d)
+{
+    const size_t few = n % SAEI_LANES, whole = n / SAEI_LANES;
+    if (few == 0 || few > 8 || VN < 4 || 2 * n_rows < VN) {
+        probe_groups(c, ldc, packed, whole + (few > 0), x, ldx, n_rows, d);
+        return;
+    }
+    probe_groups(c, ldc, packed, whole, x, ldx, n_rows, d);
+    c += whole * SAEI_LANES;
+    packed += whole * SAEI_LANES * d;
+    if (few == 1)
+        probe_rows(c, ldc, packed, x, ldx, n_rows, d, 1);
+    else if (few <= 4)
+        probe_rows(c, ldc, packed, x, ldx, n_rows, d, 4);
+    else
+        probe_rows(c, ldc, packed, x, ldx, n_rows, d, 8);
 }
 
 /* ---- codes ---- */

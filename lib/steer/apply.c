@@ -5,13 +5,13 @@
 
 /* Scratch of one apply call, laid out in the caller's block. */
 typedef struct scratch {
-    float *x;                     /* [8][d] the rows as f32 */
-    float *xc;                    /* [8][d] normalised for the model at hand */
+    float *x;                     /* [SAEI_STEER_ROWS][d] the rows as f32 */
+    float *xc;                    /* [SAEI_STEER_ROWS][d] normalised for the model at hand */
     float *delta;                 /* [d] */
-    float *dots;                  /* [8][max_lanes] */
+    float *dots;                  /* [SAEI_STEER_ROWS][max_lanes] */
     float *codes;                 /* [max_lanes] of a row */
-    float *z;                     /* [8][max_edits] what each edit reads */
-    float *scale;                 /* [8][max_edits] un-normaliser of each edit's model */
+    float *z;                     /* [SAEI_STEER_ROWS][max_edits] what each edit reads */
+    float *scale;                 /* [SAEI_STEER_ROWS][max_edits] un-normaliser of each edit's model */
     float *coef;                  /* [max_edits] */
     int32_t *ids;                 /* [max_edits] */
     unsigned char *work;          /* the encode of a model whose features compete */

@@ -5,7 +5,7 @@
 #include "codec/probe.h"
 #include "sae/steer.h"
 
-enum { SAEI_STEER_ROWS = 8 /* rows of one slot that are worked on at once */ };
+enum { SAEI_STEER_ROWS = 16 /* rows of one slot that are worked on at once */ };
 
 /* One edit, ready: direction row i of the plan's matrix belongs to edit i. */
 typedef struct saei_edit {
