@@ -9,7 +9,7 @@
  *   v_transpose           VN vectors of VN floats, in place
  *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; PROBE_MR likewise
  *   GEMV_CHAINS           sums that fit into the registers beside 4 elements of x and a weight; at most GEMV_PANELS panels are streams at once
- * and those of kernels_int8.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
+ * and those of kernels_int8.h and kernels_weights.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
  * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
@@ -380,6 +380,8 @@ static void gemv_panels(float *c, size_t ldc, const float *w, size_t n_panels, c
     else
         gemv_rows(c, ldc, w, n_panels, &rows, d, 4, n_rows);
 }
+
+#include "simd/kernels_weights.h"
 
 /* kn <= 4 weights of nr rows for a run of columns: the accumulators live in c, which stays in L1, and are touched once per 4 weights. */
 INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width, size_t nj, const float *x, size_t ldx, int nr, int kn,
