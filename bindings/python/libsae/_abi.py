@@ -572,7 +572,16 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "sae_gemm_run": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_rows), c_void_p, c_size_t, POINTER(sae_error)),
     # sae_status sae_gemm_run_with(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, const
     #     sae_gemm_epilogue *epilogue, void *scratch, size_t scratch_bytes, sae_error *err)
-    "sae_gemm_run_with": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_rows), POINTER(sae_gemm_epilogue), c_void_p, c_size_t, POINTER(sae_error)),
+    "sae_gemm_run_with": (
+        c_int32,
+        c_void_p,
+        POINTER(sae_rows),
+        POINTER(sae_rows),
+        POINTER(sae_gemm_epilogue),
+        c_void_p,
+        c_size_t,
+        POINTER(sae_error),
+    ),
     # sae_status sae_gemm_info(const sae_gemm *gemm, sae_gemm_form *out)
     "sae_gemm_info": (c_int32, c_void_p, POINTER(sae_gemm_form)),
     # int32_t sae_gemm_blis_available(void)
