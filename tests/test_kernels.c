@@ -582,6 +582,7 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
     const size_t c_floats = n_rows ? (n_rows - 1) * ldc + 48 * n_panels : 0;
     float *weights = place(0, w_floats * 4, 64), *xp = place(1, x_floats * 4, 64), *start = scratch(c_floats), *want = scratch(c_floats);
     fill(weights, w_floats, some_mix());
+    const saei_ahead next = {weights, 64, below(1000)}; /* wherever: it is fetched, not read */
     fill(xp, x_floats, some_mix());
     for (size_t r = 0; r < n_rows; r++)
         for (size_t j = 0; j < 48 * n_panels; j++) {
@@ -594,7 +595,7 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
         const watch w = watched(2, c_floats * 4, 4);
         float *c = (float *)(void *)w.at;
         memcpy(c, start, c_floats * 4);
-        tables[i]->panels(c, ldc, weights, panel_stride, n_panels, xp, xp_stride, n_rows, kc, resume);
+        tables[i]->panels(c, ldc, weights, panel_stride, n_panels, xp, xp_stride, n_rows, kc, resume, i % 2 ? &next : NULL);
         check_floats(tables[i], "panels", &w, want, shape("panels %zu rows %zu kc %zu resume %d", n_panels, n_rows, kc, resume));
     }
 }
@@ -1294,14 +1295,14 @@ static void bench_panels(bench *b) /* as gemm does: 4 panels x 384 weights at a 
         for (size_t p = 0; p + PANELS <= BENCH_N / 48; p += PANELS)
             for (size_t k0 = 0; k0 < BENCH_D; k0 += KC)
                 b->k->panels(b->c + r * BENCH_N + p * 48, BENCH_N, b->w + (p * BENCH_D + k0) * 48, (size_t)BENCH_D * 48, PANELS,
-                             b->xp + r * BENCH_D + k0 * 8, (size_t)BENCH_D * 8, b->rows - r < 64 ? b->rows - r : 64, KC, k0 > 0);
+                             b->xp + r * BENCH_D + k0 * 8, (size_t)BENCH_D * 8, b->rows - r < 64 ? b->rows - r : 64, KC, k0 > 0, NULL);
 }
 
 static void bench_panels_few(bench *b) /* up to 8 rows: whole chains, 16 panels at a time */
 {
     for (size_t p = 0; p + 16 <= BENCH_N / 48; p += 16)
         b->k->panels(b->c + p * 48, BENCH_N, b->w + p * BENCH_D * 48, (size_t)BENCH_D * 48, 16, b->xp, (size_t)BENCH_D * 8, b->rows,
-                     BENCH_D, false);
+                     BENCH_D, false, NULL);
 }
 
 static void bench_gemv_panels(bench *b)
@@ -1409,7 +1410,7 @@ static void bench_kept(bench *b)
                 b->k->panels_kept(c + r * BENCH_N, BENCH_N, &w, p, PANELS, xp, 8, k0, kc, b->rows > 8 ? wide : NULL);
                 if (b->rows > 8)
                     b->k->panels(c + (r + 8) * BENCH_N, BENCH_N, wide, kc * 48, PANELS, xp + (size_t)8 * BENCH_D, (size_t)8 * BENCH_D,
-                                 (b->rows < 64 ? b->rows : 64) - 8, kc, k0 > 0);
+                                 (b->rows < 64 ? b->rows : 64) - 8, kc, k0 > 0, NULL);
             }
     }
 }

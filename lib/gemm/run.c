@@ -114,9 +114,19 @@ static void float_product(const pass *p, const saei_packed *m, float *c, size_t 
         k->gemv_panels(c, SAEI_BLOCK, w, n_panels, x, d, n, d);
         return;
     }
-    for (size_t k0 = 0; k0 < d; k0 += slice)
-        k->panels(c, SAEI_BLOCK, w + k0 * SAEI_PANEL, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n,
-                  min_size(slice, d - k0), k0 > 0);
+    for (size_t k0 = 0; k0 < d; k0 += slice) {
+        const size_t kc = min_size(slice, d - k0), more = min_size(slice, d - k0 - kc);
+        const float *at = w + k0 * SAEI_PANEL;
+        const saei_ahead next = {at + kc * SAEI_PANEL, d * SAEI_PANEL * sizeof *w, more * SAEI_PANEL * sizeof *w};
+        k->panels(c, SAEI_BLOCK, at, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n, kc, k0 > 0, &next);
+    }
+}
+
+/* Where a panel is from weight k0 on, roughly: its end is as far from the end of the chain. */
+static saei_ahead kept_ahead(const saei_kept *w, size_t panel, size_t k0)
+{
+    const size_t from = w->panel_bytes / w->d * k0 / 64 * 64, all = w->panel_bytes / w->d * SAEI_SLICE, left = w->panel_bytes - from;
+    return (saei_ahead){w->data + panel * w->panel_bytes + from, w->panel_bytes, k0 < w->d ? min_size(all, left) : 0};
 }
 
 /* The same with kept weights. Of more than 8 rows the first 8 leave a slice as f32 for the others. */
@@ -132,9 +142,10 @@ static void kept_product(const pass *p, const saei_packed *m, float *c, float *w
         const size_t kc = min_size(slice, d - k0), rest = n - min_size(n, SAEI_ROWS);
         const float *x = p->xs + r0 * d + k0 * SAEI_ROWS;
         k->panels_kept(c, SAEI_BLOCK, &m->kept, panel, n_panels, x, n - rest, k0, kc, rest ? wide : NULL);
+        const saei_ahead next = kept_ahead(&m->kept, panel, k0 + kc);
         if (rest)
             k->panels(c + SAEI_ROWS * SAEI_BLOCK, SAEI_BLOCK, wide, kc * SAEI_PANEL, n_panels, x + d * SAEI_ROWS, d * SAEI_ROWS, rest, kc,
-                      k0 > 0);
+                      k0 > 0, &next);
     }
 }
 

@@ -51,6 +51,12 @@ typedef struct saei_span {
     int32_t first_offset, second_offset;
 } saei_span;
 
+/* What a product brings into L2 while it computes, since the next one will read it: `bytes` bytes for each of its panels, `stride` apart. */
+typedef struct saei_ahead {
+    const void *first;
+    size_t stride, bytes;
+} saei_ahead;
+
 /* Weights kept in fewer bytes than 4, in panels of 48 features, zero-padded; each stands for one f32 number:
  *   BF16  panel [ceil(d/2)][48][2]: two of a chain side by side, which one load and two instructions widen
  *   F16   panel [d][48]
@@ -109,10 +115,10 @@ typedef struct saei_kept {
     K(void, pack_lanes, (float *dst, const float *src, size_t n, size_t d))                                                               \
     /* Panel product. c[r][48*p + i] = chain over k < kc of panels[p*panel_stride + 48*k + i] * xp[r/8][k][r%8], begun at c's own \
      * value when `resume`, else at +0. xp groups are xp_stride floats apart; panels and xp 64-byte aligned (panel_stride,     \
-     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. */       \
+     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. `next` may be NULL. */       \
     K(void, panels,                                                                                                                       \
       (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows, \
-       size_t kc, bool resume))                                                                                                           \
+       size_t kc, bool resume, const saei_ahead *next))                                                                                   \
     /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */  \
     K(void, gemv_panels,                                                                                                                  \
       (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                  \

@@ -244,9 +244,15 @@ static void pack_lanes(float *dst, const float *src, size_t n, size_t d)
 
 /* ---- products ---- */
 
+/* What is fetched for later: two lines a step, `step` bytes apart from those of the next. */
+typedef struct ahead {
+    const unsigned char *at;
+    size_t step;
+} ahead;
+
 /* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
  * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
-INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored)
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored, ahead *far)
 {
     V a[PANEL_MR][PANEL_NV];
     UNROLL
@@ -257,6 +263,9 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
     }
     for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
         V b[PANEL_NV];
+        __builtin_prefetch(far->at, 0, 2);
+        __builtin_prefetch(far->at + far->step / 2, 0, 2);
+        far->at += far->step;
         UNROLL
         for (int v = 0; v < PANEL_NV; v++) {
             b[v] = v_load(w + v * VN);
@@ -281,28 +290,36 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
 }
 
 /* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
-INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left)
+INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left, ahead *far)
 {
     for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
         const size_t n = min_of(left - r, PANEL_MR);
         for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
             float *to = c + r * ldc + v;
             if (n > PANEL_MR / 2)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n, far);
             else if (n > PANEL_MR / 4)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n, far);
             else
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n, far);
         }
     }
 }
 
+/* What is to be fetched is shared evenly among the steps of all tiles of a panel; where nothing is, its own weights are, which are there. */
 static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride,
-                   size_t n_rows, size_t kc, bool resume)
+                   size_t n_rows, size_t kc, bool resume, const saei_ahead *next)
 {
+    enum { PARTS = SAEI_PANEL / (PANEL_NV * VN) };
+    const size_t steps = (n_rows + PANEL_MR - 1) / PANEL_MR * PARTS * kc, each = next && steps ? (next->bytes + steps - 1) / steps : 0;
     for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
-        for (size_t p = 0; p < n_panels; p++)
-            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
+        for (size_t p = 0; p < n_panels; p++) {
+            const float *at = w + p * panel_stride;
+            ahead far = {(const unsigned char *)at, each};
+            if (each)
+                far.at = (const unsigned char *)next->first + p * next->stride + r / PANEL_MR * PARTS * kc * each;
+            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, at, xp, kc, resume, n_rows - r, &far);
+        }
 }
 
 /* The rows of x that a dot kernel works on: 1, 2 or 4, of which the last may be repeated. */
