@@ -84,7 +84,7 @@ static void round_to_int8(float *w, int32_t n)
     }
 }
 
-/* Rows of uneven size, one of zeros, one so small that its scale is denormal. */
+/* Rows of uneven size, one of zeros, one so small that its scale is 1 unit of denormals, 189 of which are its largest weight. */
 static layer layer_rounded(int32_t n_out, int32_t n_in, sae_gemm_storage storage, int gap, bool with_bias, uint64_t seed)
 {
     rng r = {seed};
@@ -94,9 +94,9 @@ static layer layer_rounded(int32_t n_out, int32_t n_in, sae_gemm_storage storage
     l.weights.storage = storage;
     for (int32_t j = 0; j < n_out; j++) {
         float *row = l.w + (size_t)j * (size_t)n_in;
-        const float size = j == 3 ? 0.0f : j == 4 ? 0x1.4p-144f : ldexpf((float)rng_between(&r, 1, 2), (int)rng_below(&r, 9) - 4);
+        const float size = j == 3 ? 0.0f : j == 4 ? 189 * 0x1p-149f : ldexpf((float)rng_between(&r, 1, 2), (int)rng_below(&r, 9) - 4);
         for (int32_t k = 0; k < n_in; k++) {
-            row[k] = size * (float)rng_between(&r, -1, 1);
+            row[k] = k ? size * (float)rng_between(&r, -1, 1) : size;
             memcpy((unsigned char *)l.block + 1 + (size_t)j * stride + (size_t)k * 4, row + k, 4);
         }
         for (int32_t k = 0; k < n_in; k += block)

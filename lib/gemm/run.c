@@ -86,20 +86,31 @@ static void load_rows(const pass *p, float *to, size_t r0, size_t n)
         p->g->env->kernels->widen(to + r * p->g->n_in, saei_rows_at(&p->x, p->first + (int64_t)(r0 + r)), p->x.dtype, p->g->n_in);
 }
 
+/* Up to 8 rows into a group. Rows of f32 go there as they lie, others by way of the worker's own room. */
+static void load_group(const pass *p, float *to, size_t r, size_t n, float *room)
+{
+    const size_t d = p->g->n_in;
+    const saei_kernels *k = p->g->env->kernels;
+    if (p->x.dtype == SAE_F32 && p->x.stride >= 0 && p->x.stride % (int64_t)sizeof *to == 0) {
+        const float *x = (const float *)saei_rows_at(&p->x, p->first + (int64_t)r); /* any alignment: only kernels touch it */
+        k->pack_rows(to, x, (size_t)p->x.stride / sizeof *to, n, d);
+    } else {
+        load_rows(p, room, r, n);
+        k->pack_rows(to, room, d, n, d);
+    }
+}
+
 static void load_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const pass *p = job;
     const size_t d = p->g->n_in, last = min_size(p->n, (size_t)(i + 1) * PACK_ROWS);
-    float *group = p->group + worker * SAEI_ROWS * d;
     for (size_t r = (size_t)i * PACK_ROWS; r < last; r += SAEI_ROWS) {
         const size_t n = min_size(SAEI_ROWS, last - r);
-        if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW) {
+        if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW)
             load_rows(p, p->xs + r * d, r, n);
-        } else {
-            load_rows(p, group, r, n);
-            p->g->env->kernels->pack_rows(p->xs + r * d, group, d, n, d);
-        }
+        else
+            load_group(p, p->xs + r * d, r, n, p->group + worker * SAEI_ROWS * d);
     }
     saei_fp_leave(mode);
 }
