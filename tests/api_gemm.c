@@ -690,7 +690,7 @@ static double exact(const layer *l, const float *x, int32_t j, double *magnitude
     return sum;
 }
 
-/* Any order of n_in products and a bias errs by at most (n_in + 1) roundings of the magnitudes (Higham, 2nd ed., 3.1). */
+/* Any order of n_in products and a bias errs by at most (n_in + 1) roundings of the magnitudes (Higham, 2nd ed., 3.1), or of denormals. */
 static void check_numbers(const layer *l, const float *x, const float *y, int64_t n, sae_gemm_backend backend)
 {
     const int32_t n_in = l->weights.n_in, n_out = l->weights.n_out;
@@ -699,7 +699,7 @@ static void check_numbers(const layer *l, const float *x, const float *y, int64_
             double magnitude;
             const float got = y[r * n_out + j];
             const double want = exact(l, x + r * n_in, j, &magnitude);
-            ck_assert_msg(fabs((double)got - want) <= (double)(n_in + 1) * 0x1p-24 * 1.01 * magnitude,
+            ck_assert_msg(fabs((double)got - want) <= (double)(n_in + 1) * (0x1p-24 * 1.01 * magnitude + 0x1p-150),
                           "%s, %s [%d][%d], row %d, output %d: %g, not %g", sae_gemm_backend_name(backend),
                           sae_gemm_storage_name(l->weights.storage), (int)n_out, (int)n_in, (int)r, (int)j, (double)got, want);
             if (backend == SAE_GEMM_NATIVE) {
