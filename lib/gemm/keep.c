@@ -1,5 +1,4 @@
 /* Weights into panels of fewer bytes than 4, a panel at a time. */
-#include <math.h>
 #include <string.h>
 
 #include "gemm/packed.h"
@@ -32,29 +31,39 @@ static void keep_halves(unsigned char *panel, saei_keep as, const saei_given *fr
         }
 }
 
-/* Weights k0 .. k0+n-1 of a row that is not quantised yet. */
-static void load(const saei_kernels *k, float *to, const saei_given *from, size_t j, size_t k0, size_t n)
+/* CHUNK weights from k0 on of a row that is not quantised yet, zeros behind the end. Loops over all of them become vectors. */
+enum { CHUNK = 32 };
+
+static void load(const saei_kernels *k, float w[CHUNK], const saei_given *from, size_t j, size_t k0, size_t end)
 {
-    k->widen(to, from->w + j * from->row_step + k0 * sae_dtype_bytes(from->dtype), from->dtype, n);
+    const size_t n = min_size(CHUNK, end - k0);
+    k->widen(w, from->w + j * from->row_step + k0 * sae_dtype_bytes(from->dtype), from->dtype, n);
+    for (size_t i = n; i < CHUNK; i++)
+        w[i] = 0.0f;
 }
 
+/* Magnitudes of finite floats are ordered as their bits are. */
 static float largest(const saei_kernels *k, const saei_given *from, size_t j, size_t k0, size_t end)
 {
-    float w[RUN], most = 0.0f;
-    for (; k0 < end; k0 += RUN) {
-        const size_t n = min_size(RUN, end - k0);
-        load(k, w, from, j, k0, n);
-        for (size_t i = 0; i < n; i++)
-            most = fabsf(w[i]) > most ? fabsf(w[i]) : most;
+    uint32_t most = 0, bits[CHUNK];
+    float w[CHUNK];
+    for (; k0 < end; k0 += CHUNK) {
+        load(k, w, from, j, k0, end);
+        memcpy(bits, w, sizeof bits);
+        for (size_t i = 0; i < CHUNK; i++) {
+            const uint32_t magnitude = bits[i] & 0x7fffffffu;
+            most = magnitude > most ? magnitude : most;
+        }
     }
-    return most;
+    memcpy(w, &most, sizeof most);
+    return w[0];
 }
 
 /* To nearest even by adding and taking away 1.5 * 2^23. A scale of denormal size is too coarse: more than 127 of it may be needed. */
-static int8_t quantised(float w, float scale)
+static float quantised(float w, float scale)
 {
-    const float magic = 12582912.0f, q = scale > 0.0f ? w / scale + magic - magic : 0.0f;
-    return (int8_t)(q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q);
+    const float magic = 12582912.0f, q = w / scale + magic - magic;
+    return q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
 }
 
 /* Weights k0 .. end-1 of a row and their scale, into the head of a block and column i behind it. */
@@ -63,12 +72,13 @@ static void quantise(const saei_kernels *k, unsigned char *head, size_t i, const
     const float scale = largest(k, from, j, k0, end) / 127.0f;
     unsigned char *to = head + SAEI_PANEL * sizeof scale + i;
     memcpy(head + i * sizeof scale, &scale, sizeof scale);
-    for (; k0 < end; k0 += RUN) {
-        float w[RUN];
-        const size_t n = min_size(RUN, end - k0);
-        load(k, w, from, j, k0, n);
-        for (size_t q = 0; q < n; q++, to += SAEI_PANEL)
-            *to = (unsigned char)quantised(w[q], scale);
+    for (; k0 < end && scale > 0.0f; k0 += CHUNK) {
+        float w[CHUNK];
+        load(k, w, from, j, k0, end);
+        for (size_t q = 0; q < CHUNK; q++)
+            w[q] = quantised(w[q], scale);
+        for (size_t q = 0; q < min_size(CHUNK, end - k0); q++, to += SAEI_PANEL)
+            *to = (unsigned char)(int8_t)w[q];
     }
 }
 
