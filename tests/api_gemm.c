@@ -863,7 +863,7 @@ START_TEST(thresholds_keep_nan)
 }
 END_TEST
 
-/* g / (1 + exp(-g)) * h: exp errs by 2 ulp, each of the three operations by half of one. */
+/* g / (1 + exp(-g)) * h: exp errs by 1 ulp, each of the other operations by half of one. */
 static void check_gated(const layer *up, const layer *gate, const float *x, const float *y, int64_t n)
 {
     const int32_t n_in = up->weights.n_in, n_out = up->weights.n_out;

@@ -49,7 +49,7 @@ typedef struct sae_gemm sae_gemm;
 /* A matrix [n_out][n_in] as frameworks store the weight of a linear layer, and its bias. All arrays are copied.
  *
  * `gate`, a second matrix of the same kind, makes a gated layer of them: with h = x W^T + bias and g = x gate^T + gate_bias,
- * y = g / (1 + exp(-g)) * h, every operation rounded to f32; exp is within 2 ulp, and has the same bits on every instruction set. That is
+ * y = g / (1 + exp(-g)) * h, every operation rounded to f32; exp is within 1 ulp, and has the same bits on every instruction set. That is
  * the first half of a Llama's MLP, with w its up and gate its gate projection. A g below -88.7 gives a zero, of -Inf a NaN.
  *
  * Quantised weights come in one of two ways. With scales = NULL they are rounded here, from any dtype: of each row or block
