@@ -2,6 +2,7 @@
  * rows, neighbours and products on every instruction set, prepared or not, and these are the ones in tests/golden/bits.txt.
  * Usage: test_bits FILE [--write | --brief]; brief: three of the six forms of each model, for emulated processors. Needs libc and the library
  * alone. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -230,16 +231,22 @@ static uint64_t model_hash(sae_env *env, const kind *k, sae_dtype dtype, int lay
     return hash;
 }
 
-/* A linear layer of w.enc's shape with bias, in calls of 1, 4 and 8 rows, from every dtype. */
-static uint64_t gemm_hash(sae_env *env, sae_dtype dtype)
+/* A linear layer of w.enc's shape with bias, in calls of 1, 4 and 8 rows, from every dtype; gated by itself or not. */
+static uint64_t gemm_hash(sae_env *env, sae_dtype dtype, sae_gemm_storage storage, bool gated)
 {
     static float x[ROWS * D], y[ROWS * N];
     seed_weights(77);
     seed_rows(x);
     for (int i = 0; i < D * N; i++)
         store(w.stored[0] + (size_t)i * sae_dtype_bytes(dtype), w.enc[i], dtype);
-    const sae_gemm_weights linear = {
-        .struct_size = sizeof linear, .dtype = dtype, .w = w.stored[0], .bias = w.b_enc, .n_out = N, .n_in = D};
+    const sae_gemm_weights linear = {.struct_size = sizeof linear,
+                                     .dtype = dtype,
+                                     .w = w.stored[0],
+                                     .bias = w.b_enc,
+                                     .n_out = N,
+                                     .n_in = D,
+                                     .storage = storage,
+                                     .gate = gated ? w.stored[0] : NULL};
     sae_gemm *gemm;
     size_t bytes;
     need(sae_gemm_pack(&gemm, env, &linear, SAE_GEMM_NATIVE, &err), "sae_gemm_pack");
@@ -319,10 +326,21 @@ static const kind others[] = {
     {"matching_pursuit", SAE_MATCHING_PURSUIT, SAE_NORM_CONSTANT, SAE_STOP_ON_REPEAT},
 };
 
+/* Storages from..to, which give the same numbers. */
+static void gemm_line(line *l, sae_env *const *envs, size_t n_envs, const char *name, sae_gemm_storage from, sae_gemm_storage to,
+                      bool gated)
+{
+    static const sae_dtype dtypes[] = {SAE_F32, SAE_F16, SAE_BF16};
+    begin_line(l, name);
+    for (size_t i = 0; i < n_envs; i++)
+        for (sae_gemm_storage storage = from; storage <= to; storage++)
+            for (int form = 0; form < 3; form++)
+                compare(l, sae_isa_name(sae_env_isa(envs[i])), form, gemm_hash(envs[i], dtypes[form], storage, gated));
+}
+
 int main(int argc, char **argv)
 {
     static const sae_isa isas[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
-    static const sae_dtype dtypes[] = {SAE_F32, SAE_F16, SAE_BF16};
     sae_env *envs[sizeof isas / sizeof *isas];
     size_t n_envs = 0;
     if (argc < 2) {
@@ -344,12 +362,12 @@ int main(int argc, char **argv)
             snprintf(name, sizeof name, "%s/%s", sae_arch_name(arch), sae_norm_name(norm));
             model_line(&l, envs, n_envs, &(kind){name, arch, norm, 0});
         }
-    begin_line(&l, "gemm");
-    for (size_t i = 0; i < n_envs; i++)
-        for (int form = 0; form < 3; form++)
-            compare(&l, sae_isa_name(sae_env_isa(envs[i])), form, gemm_hash(envs[i], dtypes[form]));
+    gemm_line(&l, envs, n_envs, "gemm", SAE_GEMM_AS_F32, SAE_GEMM_AS_STORED, false);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         model_line(&l, envs, n_envs, others + i);
+    gemm_line(&l, envs, n_envs, "gemm/int8_rows", SAE_GEMM_INT8_ROWS, SAE_GEMM_INT8_ROWS, false);
+    gemm_line(&l, envs, n_envs, "gemm/int8_blocks", SAE_GEMM_INT8_BLOCKS, SAE_GEMM_INT8_BLOCKS, false);
+    gemm_line(&l, envs, n_envs, "gemm/gated", SAE_GEMM_AS_F32, SAE_GEMM_AS_STORED, true);
     fclose(l.file);
     for (size_t i = 0; i < n_envs; i++) {
         printf("ran on %s\n", sae_isa_name(sae_env_isa(envs[i])));

@@ -581,6 +581,7 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
     const size_t c_floats = n_rows ? (n_rows - 1) * ldc + 48 * n_panels : 0;
     float *weights = place(0, w_floats * 4, 64), *xp = place(1, x_floats * 4, 64), *start = scratch(c_floats), *want = scratch(c_floats);
     fill(weights, w_floats, some_mix());
+    const saei_ahead next = {weights, 64, below(1000)}; /* wherever: it is fetched, not read */
     fill(xp, x_floats, some_mix());
     for (size_t r = 0; r < n_rows; r++)
         for (size_t j = 0; j < 48 * n_panels; j++) {
@@ -593,7 +594,7 @@ static void panels_case(size_t n_panels, size_t n_rows, size_t kc, bool resume)
         const watch w = watched(2, c_floats * 4, 4);
         float *c = (float *)(void *)w.at;
         memcpy(c, start, c_floats * 4);
-        tables[i]->panels(c, ldc, weights, panel_stride, n_panels, xp, xp_stride, n_rows, kc, resume);
+        tables[i]->panels(c, ldc, weights, panel_stride, n_panels, xp, xp_stride, n_rows, kc, resume, i % 2 ? &next : NULL);
         check_floats(tables[i], "panels", &w, want, shape("panels %zu rows %zu kc %zu resume %d", n_panels, n_rows, kc, resume));
     }
 }
@@ -907,6 +908,209 @@ static void test_combine(void)
         combine_case(SAE_F32, 5, d, 1);
 }
 
+/* ---- kept weights ---- */
+
+static const char *keep_name(saei_keep as)
+{
+    return as == SAEI_KEEP_BF16 ? "bf16" : as == SAEI_KEEP_F16 ? "f16" : "int8";
+}
+
+/* Panels of any bits of the form; `plain` [48 * n_panels][d] holds what each weight stands for. Padding behind the chain is a NaN that
+ * may be read and not used. */
+typedef struct kept {
+    saei_kept w;
+    float *plain;
+} kept;
+
+static size_t kept_panel(saei_keep as, size_t d, size_t block)
+{
+    const size_t head = as == SAEI_KEEP_INT8 ? (d + block - 1) / block * 192 : 0;
+    return as == SAEI_KEEP_BF16 ? (d + 1) / 2 * 192 : as == SAEI_KEEP_F16 ? d * 96 : head + d * 48;
+}
+
+static unsigned char *kept_element(unsigned char *panel, saei_keep as, size_t block, size_t k, size_t i)
+{
+    if (as == SAEI_KEEP_BF16)
+        return panel + ((k / 2 * 48 + i) * 2 + k % 2) * 2;
+    return as == SAEI_KEEP_F16 ? panel + (k * 48 + i) * 2 : panel + (k / block + 1) * 192 + k * 48 + i;
+}
+
+static void kept_store(unsigned char *panel, const kept *a, size_t k, size_t i, float *plain, mix values)
+{
+    unsigned char *at = kept_element(panel, a->w.as, a->w.block, k, i);
+    if (a->w.as != SAEI_KEEP_INT8) {
+        *plain = number(values);
+        store(at, 0, plain, a->w.as == SAEI_KEEP_BF16 ? SAE_BF16 : SAE_F16);
+        return;
+    }
+    float scale;
+    memcpy(&scale, panel + k / a->w.block * (192 + a->w.block * 48) + i * 4, sizeof scale);
+    const int8_t q = (int8_t)(rng() % 3 ? (int)(rng() & 255) - 128 : (int)below(3) - 1);
+    memcpy(at, &q, 1);
+    *plain = (float)q * scale;
+}
+
+static kept kept_make(saei_keep as, size_t n_panels, size_t d, size_t block, mix values)
+{
+    const size_t bytes = kept_panel(as, d, block), panel_bytes = (bytes + 63) / 64 * 64 + 64 * below(2);
+    const size_t all = n_panels ? (n_panels - 1) * panel_bytes + bytes : 0;
+    unsigned char *data = place(0, all, 64);
+    kept a = {{data, panel_bytes, d, block, as}, scratch(n_panels * 48 * d)};
+    memset(data, 0xff, all);
+    for (size_t p = 0; p < n_panels; p++, data += panel_bytes) {
+        for (size_t b = 0; as == SAEI_KEEP_INT8 && b * block < d; b++)
+            fill((float *)(void *)(data + b * (192 + block * 48)), 48, values);
+        for (size_t i = 0; i < 48; i++)
+            for (size_t k = 0; k < d; k++)
+                kept_store(data, &a, k, i, a.plain + (p * 48 + i) * d + k, values);
+    }
+    return a;
+}
+
+/* The form, and where weights share scales how many: some, or all of the chain. */
+static size_t some_block(saei_keep as, size_t d)
+{
+    return as != SAEI_KEEP_INT8 || rng() % 3 == 0 ? d + !d : 2 + 2 * below(20);
+}
+
+static void gemv_kept_case(saei_keep as, size_t n_panels, size_t n_rows, size_t d)
+{
+    const size_t p0 = below(3), n = 48 * n_panels, block = some_block(as, d), ldx = d + below(4), ldc = n + below(4);
+    const size_t c_floats = n_rows ? (n_rows - 1) * ldc + n : 0;
+    const kept a = kept_make(as, p0 + n_panels, d, block, some_mix());
+    float *x = floats(1, n_rows ? (n_rows - 1) * ldx + d : 0), *want = scratch(c_floats);
+    for (size_t r = 0; r < n_rows; r++) {
+        fill(x + r * ldx, d, some_mix());
+        for (size_t j = 0; j < n; j++)
+            want[r * ldc + j] = chain(0.0f, a.plain + (p0 * 48 + j) * d, 1, x + r * ldx, 1, d);
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c_floats * 4, 4);
+        tables[i]->gemv_kept((float *)(void *)w.at, ldc, &a.w, p0, n_panels, x, ldx, n_rows);
+        check_floats(tables[i], "gemv_kept", &w, want,
+                     shape("%s panels %zu rows %zu d %zu block %zu", keep_name(as), n_panels, n_rows, d, block));
+    }
+}
+
+static void test_gemv_kept(void)
+{
+    for (saei_keep as = SAEI_KEEP_BF16; as <= SAEI_KEEP_INT8; as++) {
+        for (size_t n_panels = 0; n_panels <= 9; n_panels++)
+            for (size_t s = 0; s < N_SIZES; s += 1 + below(5))
+                gemv_kept_case(as, n_panels, below(5), sizes[s]);
+        for (size_t s = 0; s < N_SIZES; s++)
+            gemv_kept_case(as, 1 + below(5), 1 + below(4), sizes[s]);
+    }
+}
+
+/* The chain is cut where gemm may cut it, and goes on from what c holds. */
+static void panels_kept_case(saei_keep as, size_t n_panels, size_t n_rows, size_t d, bool widens)
+{
+    const size_t p0 = below(3), block = some_block(as, d), unit = block < d ? block : 2;
+    const size_t k0 = below(d / unit + 1) * unit, kc = rng() % 2 ? d - k0 : (d - k0) / unit * unit;
+    const size_t ldc = 48 * n_panels + below(4), c_floats = n_rows ? (n_rows - 1) * ldc + 48 * n_panels : 0;
+    const kept a = kept_make(as, p0 + n_panels, d, block, some_mix());
+    float *xp = place(1, kc * 32, 64), *start = scratch(c_floats), *want = scratch(c_floats), *wide = scratch(n_panels * kc * 48);
+    fill(xp, kc * 8, some_mix());
+    for (size_t j = 0; j < 48 * n_panels; j++) {
+        const float *w = a.plain + (p0 * 48 + j) * d + k0;
+        for (size_t k = 0; k < kc; k++)
+            wide[(j / 48 * kc + k) * 48 + j % 48] = w[k];
+        for (size_t r = 0; r < n_rows; r++) {
+            start[r * ldc + j] = number(EDGES);
+            want[r * ldc + j] = chain(k0 ? start[r * ldc + j] : 0.0f, w, 1, xp + r, 8, kc);
+        }
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(2, c_floats * 4, 4), v = watched(3, n_panels * kc * 192, 64);
+        const char *words = shape("%s panels %zu rows %zu k %zu .. %zu of %zu block %zu wide %d", keep_name(as), n_panels, n_rows, k0,
+                                  k0 + kc, d, block, widens);
+        memcpy(w.at, start, c_floats * 4);
+        tables[i]->panels_kept((float *)(void *)w.at, ldc, &a.w, p0, n_panels, xp, n_rows, k0, kc, widens ? (float *)(void *)v.at : NULL);
+        check_floats(tables[i], "panels_kept", &w, want, words);
+        if (widens && n_rows)
+            check_floats(tables[i], "panels_kept, widened", &v, wide, words);
+    }
+}
+
+static void test_panels_kept(void)
+{
+    for (saei_keep as = SAEI_KEEP_BF16; as <= SAEI_KEEP_INT8; as++)
+        for (size_t n_rows = 0; n_rows <= 8; n_rows++) {
+            for (size_t s = 0; s < N_SIZES; s += 1 + below(3))
+                panels_kept_case(as, 1 + below(3), n_rows, sizes[s], rng() % 2);
+            panels_kept_case(as, 0, n_rows, 7, true);
+            panels_kept_case(as, 4, n_rows, 385, true);
+        }
+}
+
+/* ---- what follows a product ---- */
+
+/* From the definition in kernels.h; held to 4 roundings of x / (1 + e^-x). */
+static float plain_silu(float g)
+{
+    const float magic = 12582912.0f;
+    const float t = !(-g > -87.0f) ? -87.0f : -g < 100.0f ? -g : 100.0f;
+    const float n = fmaf(t, 1.44269504f, magic) - magic, h = fmaf(n, 0.5f, magic) - magic;
+    const float r = fmaf(n, 2.1219444e-4f, fmaf(n, -0.693359375f, t));
+    const float factorials[] = {5040, 720, 120, 24, 6, 2, 1, 1};
+    float sum = 1.0f / 5040;
+    for (int i = 1; i < 8; i++)
+        sum = fmaf(sum, r, 1.0f / factorials[i]);
+    const float got = g / (sum * (float)ldexp(1, (int)h) * (float)ldexp(1, (int)(n - h)) + 1.0f);
+    const double exact = (double)g / (1 + exp(-(double)g));
+    if (isfinite(g))
+        check(fabs((double)got - exact) <= 4 * ldexp(fabs(exact), -24) + 1e-36, "silu(%a) is %a, not %a", (double)g, (double)got, exact);
+    return got;
+}
+
+static void silu_case(size_t n, float low, float high)
+{
+    float *gate = floats(0, n), *y = scratch(n), *want = scratch(n);
+    fill(y, n, EDGES);
+    fill(gate, n, EDGES);
+    for (size_t i = 0; i < n; i++) {
+        gate[i] = rng() % 8 ? low + (high - low) * (float)(rng() & 0xffffff) / 16777216.0f : gate[i];
+        want[i] = plain_silu(gate[i]) * y[i];
+    }
+    for (size_t i = 0; i < n_tables; i++) {
+        const watch w = watched(1, n * 4, 4);
+        memcpy(w.at, y, n * 4);
+        tables[i]->silu_gate((float *)(void *)w.at, gate, n);
+        check_floats(tables[i], "silu_gate", &w, want, shape("n %zu gate %g .. %g", n, (double)low, (double)high));
+    }
+}
+
+static void test_silu_gate(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++)
+        silu_case(sizes[s], -10, 10);
+    for (int i = 0; i < 200; i++) {
+        silu_case(1000, -110, 110);
+        silu_case(1000, -2, 2);
+    }
+}
+
+static void test_keep_above(void)
+{
+    for (size_t round = 0; round < 3; round++)
+        for (size_t s = 0; s < N_SIZES; s++) {
+            const size_t n = sizes[s];
+            float *threshold = floats(0, n), *y = scratch(n), *want = scratch(n);
+            fill(threshold, n, EDGES);
+            for (size_t i = 0; i < n; i++) {
+                y[i] = near(threshold[i]);
+                want[i] = y[i] <= threshold[i] ? 0.0f : y[i];
+            }
+            for (size_t i = 0; i < n_tables; i++) {
+                const watch w = watched(1, n * 4, 4);
+                memcpy(w.at, y, n * 4);
+                tables[i]->keep_above((float *)(void *)w.at, threshold, n);
+                check_floats(tables[i], "keep_above", &w, want, shape("n %zu", n));
+            }
+        }
+}
+
 /* ---- screening ---- */
 
 /* Of feature i of a column with a plane of x, whose steps are `step` bytes apart. */
@@ -1041,6 +1245,7 @@ typedef struct bench {
     saei_matrix m;
     size_t rows, n;
     const saei_act *act;
+    saei_keep keep;
     double read_roof, fma_roof; /* GB/s, GFLOP/s */
     const char *word;           /* only entries with it in their name; NULL = all */
     volatile float sink;
@@ -1159,14 +1364,14 @@ static void bench_panels(bench *b) /* as gemm does: 4 panels x 384 weights at a 
         for (size_t p = 0; p + PANELS <= BENCH_N / 48; p += PANELS)
             for (size_t k0 = 0; k0 < BENCH_D; k0 += KC)
                 b->k->panels(b->c + r * BENCH_N + p * 48, BENCH_N, b->w + (p * BENCH_D + k0) * 48, (size_t)BENCH_D * 48, PANELS,
-                             b->xp + r * BENCH_D + k0 * 8, (size_t)BENCH_D * 8, b->rows - r < 64 ? b->rows - r : 64, KC, k0 > 0);
+                             b->xp + r * BENCH_D + k0 * 8, (size_t)BENCH_D * 8, b->rows - r < 64 ? b->rows - r : 64, KC, k0 > 0, NULL);
 }
 
 static void bench_panels_few(bench *b) /* up to 8 rows: whole chains, 16 panels at a time */
 {
     for (size_t p = 0; p + 16 <= BENCH_N / 48; p += 16)
         b->k->panels(b->c + p * 48, BENCH_N, b->w + p * BENCH_D * 48, (size_t)BENCH_D * 48, 16, b->xp, (size_t)BENCH_D * 8, b->rows,
-                     BENCH_D, false);
+                     BENCH_D, false, NULL);
 }
 
 static void bench_gemv_panels(bench *b)
@@ -1265,6 +1470,50 @@ static void bench_dot_pairs(bench *b)
         b->k->dot_pairs(b->c, &b->m, b->ids + i, b->x, BENCH_D, rows, 16);
 }
 
+/* Kept weights as gemm runs them: 4 panels at a time; more than 8 rows by slices, widened by the first group. b->halves is any bytes. */
+static void bench_kept(bench *b)
+{
+    enum { KC = 384, PANELS = 4 };
+    const saei_kept w = {(const unsigned char *)b->halves, (kept_panel(b->keep, BENCH_D, b->n) + 63) / 64 * 64, BENCH_D, b->n, b->keep};
+    float *wide = b->c + (size_t)BENCH_ROWS * BENCH_N;
+    const size_t kc = b->rows > 8 ? KC : BENCH_D;
+    for (size_t p = 0; p + PANELS <= BENCH_N / 48; p += PANELS) {
+        float *c = b->c + p * 48;
+        if (b->rows <= 4)
+            b->k->gemv_kept(c, BENCH_N, &w, p, PANELS, b->x, BENCH_D, b->rows);
+        for (size_t k0 = 0; b->rows > 4 && k0 < BENCH_D; k0 += kc)
+            for (size_t r = 0; r < b->rows; r += 64) {
+                const float *xp = b->xp + r * BENCH_D + k0 * 8;
+                b->k->panels_kept(c + r * BENCH_N, BENCH_N, &w, p, PANELS, xp, 8, k0, kc, b->rows > 8 ? wide : NULL);
+                if (b->rows > 8)
+                    b->k->panels(c + (r + 8) * BENCH_N, BENCH_N, wide, kc * 48, PANELS, xp + (size_t)8 * BENCH_D, (size_t)8 * BENCH_D,
+                                 (b->rows < 64 ? b->rows : 64) - 8, kc, k0 > 0, NULL);
+            }
+    }
+}
+
+static void bench_silu(bench *b) /* of where it is 1: what it multiplies stays */
+{
+    static float gate[9216];
+    for (size_t i = 0; gate[0] == 0.0f && i < LENGTH(gate); i++)
+        gate[LENGTH(gate) - 1 - i] = 1.2784645f;
+    b->k->silu_gate(b->c, gate, LENGTH(gate));
+}
+
+static void bench_kept_weights(bench *b)
+{
+    static const size_t rows[] = {1, 2, 4, 8, 16, 64, 512};
+    const double weights = (double)BENCH_N * BENCH_D;
+    for (b->keep = SAEI_KEEP_BF16; b->keep <= SAEI_KEEP_INT8; b->keep++)
+        for (b->n = BENCH_D; b->n >= 32; b->n = b->keep == SAEI_KEEP_INT8 && b->n > 32 ? 32 : 0)
+            for (size_t i = 0; i < LENGTH(rows) - (b->k->isa == SAE_ISA_SCALAR); i++) {
+                b->rows = rows[i];
+                time_it(b, shape("kept %s, block %zu, %zu rows", keep_name(b->keep), b->n, b->rows), bench_kept,
+                        (double)kept_panel(b->keep, BENCH_D, b->n) * BENCH_N / 48 * (b->rows > 64 ? 8 : 1), (double)b->rows * 2 * weights);
+            }
+    time_it(b, "silu_gate 9216", bench_silu, 12.0 * 9216, 20.0 * 9216);
+}
+
 static void bench_products(bench *b)
 {
     const double weights = (double)BENCH_N * BENCH_D;
@@ -1353,7 +1602,7 @@ static int run_bench(const char *only, const char *word)
     b.halves = big(weights * 2);
     b.x = big((size_t)BENCH_ROWS * BENCH_D * 4);
     b.xp = big((size_t)BENCH_ROWS * BENCH_D * 4);
-    b.c = big((size_t)BENCH_ROWS * BENCH_N * 4);
+    b.c = big(((size_t)BENCH_ROWS * BENCH_N + (size_t)4 * 384 * 48) * 4);
     b.ids = big((size_t)2 * 24576 * 4);
     fill(b.w, weights, PLAIN);
     fill(b.x, (size_t)BENCH_ROWS * BENCH_D, PLAIN);
@@ -1371,6 +1620,7 @@ static int run_bench(const char *only, const char *word)
         b.fma_roof = 1e-9 * 20 * 2 * PEAK_LOOPS * (double)peak_lanes(&b) / fastest(peak, &b);
         printf("%s: reads %.1f GB/s, fused multiply-adds %.1f GFLOP/s\n", sae_isa_name(b.k->isa), b.read_roof, b.fma_roof);
         bench_products(&b);
+        bench_kept_weights(&b);
         bench_rest(&b);
     }
     return 0;
@@ -1383,9 +1633,10 @@ static int run_bench(const char *only, const char *word)
 static const struct {
     void (*run)(void);
     const char *name;
-} tests[] = {TEST(tables_differ), TEST(widen),   TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
-             TEST(pack_lanes),    TEST(panels),  TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
-             TEST(activate),      TEST(combine), TEST(int8_columns), TEST(int8_pairs), TEST(dot_pairs), TEST(screen)};
+} tests[] = {TEST(tables_differ), TEST(widen),       TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
+             TEST(pack_lanes),    TEST(panels),      TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
+             TEST(activate),      TEST(combine),     TEST(int8_columns), TEST(int8_pairs), TEST(dot_pairs), TEST(screen),
+             TEST(gemv_kept),     TEST(panels_kept), TEST(silu_gate),    TEST(keep_above)};
 
 static volatile sig_atomic_t running;
 

@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "libsae" / "_abi.py"
 INCLUDE = HERE.parent.parent / "include"
 WIDTH = 120
+LINE = 140  # of ruff.toml
 
 EXPORT = '__attribute__((visibility("default")))'
 SCALARS = {
@@ -91,6 +92,12 @@ def statements(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
                 text += char
     if text.strip():
         raise Unreadable(f"{place}: cannot read {' '.join(text.split())!r}: it does not end with ';'")
+
+
+def entry(name: str, types: list[str]) -> list[str]:
+    """A function's line, or as ruff lays it out where it is too long."""
+    line = f'    "{name}": ({", ".join(types)}{"," if len(types) == 1 else ""}),'
+    return [line] if len(line) <= LINE else [f'    "{name}": (', *(f"        {t}," for t in types), "    ),"]
 
 
 class Generator:
@@ -166,10 +173,9 @@ class Generator:
 
     def function(self, result: str, name: str, args: str, text: str) -> None:
         types = [self.ctype(result), *self.arguments(args)]
-        listed = ", ".join(types) + ("," if len(types) == 1 else "")
         whole = text.replace(" *", "\0*")  # a line may not end between a type and its star
         comment = textwrap.wrap(whole, WIDTH, initial_indent="    # ", subsequent_indent="    #     ")
-        self.functions.append("\n".join([*comment, f'    "{name}": ({listed}),']).replace("\0", " "))
+        self.functions.append("\n".join([*comment, *entry(name, types)]).replace("\0", " "))
 
     def statement(self, text: str) -> None:
         if match := re.fullmatch(r"typedef struct (\w+) \1", text):

@@ -1,5 +1,5 @@
 /* A small inference engine for models of the Llama family that lets libsae look at activations and change them while the model runs.
- * Weights and activations are f32. A function that can fail returns false (or NULL) and leaves one sentence in `err`; none of them
+ * Activations are f32, weights what the file has or int8. A function that can fail returns false (or NULL) and leaves one sentence in `err`; none of them
  * prints or ends the process. Nothing is allocated per token once a session exists. */
 #ifndef ENGINE_H
 #define ENGINE_H
@@ -53,21 +53,34 @@ typedef struct engine_shape {
     engine_rope_scaling rope_scaling;
 } engine_shape;
 
-/* A matrix [n_out][n_in] ready to be multiplied (linear.h). */
+/* A matrix ready to be multiplied (linear.h). */
 typedef struct engine_linear engine_linear;
 
-/* One block. Matrices are [out][in] row-major; q and k have RoPE's pairs side by side (2i, 2i + 1), whatever the file does. */
+/* A matrix as it lies in the file, row by row, at any address. */
+typedef struct engine_matrix {
+    const unsigned char *data;
+    sae_dtype dtype;
+} engine_matrix;
+
+/* What is kept of the weights that are multiplied. The embedding stays as it is in the file. */
+typedef enum engine_weights {
+    ENGINE_STORED = 0, /* the file's f32, f16 or bf16 */
+    ENGINE_F32 = 1,    /* f32: the same results, faster where few weights meet many rows */
+    ENGINE_INT8 = 2    /* a byte, and a scale for every 32 of them: other results */
+} engine_weights;
+
+/* One block. Matrices are [out][in] row-major. */
 typedef struct engine_layer {
     const float *attn_norm; /* [dim] */
     const float *mlp_norm;  /* [dim] */
-    const float *wq;        /* [n_heads * head_size][dim] */
-    const float *wk;        /* [n_kv_heads * head_size][dim], as wv */
-    const float *wv;
-    const float *wo;     /* [dim][n_heads * head_size] */
-    const float *w_gate; /* [hidden][dim], as w_up */
-    const float *w_up;
-    const float *w_down; /* [dim][hidden] */
-    engine_linear *q, *k, *v, *o, *gate, *up, *down;
+    engine_matrix wq;       /* [n_heads * head_size][dim] */
+    engine_matrix wk;       /* [n_kv_heads * head_size][dim], as wv */
+    engine_matrix wv;
+    engine_matrix wo;     /* [dim][n_heads * head_size] */
+    engine_matrix w_gate; /* [hidden][dim], as w_up */
+    engine_matrix w_up;
+    engine_matrix w_down; /* [dim][hidden] */
+    engine_linear *q, *k, *v, *o, *hidden, *down;
 } engine_layer;
 
 enum { ENGINE_MAX_STOP = 8 };
@@ -79,21 +92,26 @@ typedef struct engine_model {
     int32_t bos;                   /* the token that begins a text, -1 = none */
     int32_t stop[ENGINE_MAX_STOP]; /* tokens that end one */
     int32_t n_stop;
-    const float *embedding;  /* [n_vocab][dim] */
-    const float *head;       /* [n_vocab][dim]; the embedding itself where they are tied */
+    engine_matrix embedding; /* [n_vocab][dim] */
+    engine_matrix head;      /* [n_vocab][dim]; the embedding itself where they are tied */
     const float *final_norm; /* [dim] */
     engine_layer *layers;    /* [n_layers] */
     engine_linear *unembed;
     const engine_host *host;
-    void *map; /* the file, where weights are used as they lie in it */
+    engine_weights weights;
+    bool halves_apart; /* wq and wk have RoPE's pairs half a head apart, as transformers; when packed they are side by side (2i, 2i + 1) */
+    void *map;         /* the file of the weights */
     size_t map_bytes;
-    float *owned; /* the weights, where they had to be converted */
+    float *owned; /* vectors, where they had to be converted */
 } engine_model;
 
 /* Opens a llama2.c checkpoint (FILE.bin, version 0) or a Hugging Face folder of a Llama (config.json, model.safetensors). `host` must
  * outlive the model. Every size is compared with the file before use; weights that are not finite are refused. */
-bool engine_model_open(engine_model **out, const engine_host *host, const char *path, engine_error *err);
+bool engine_model_open(engine_model **out, const engine_host *host, const char *path, engine_weights weights, engine_error *err);
 void engine_model_free(engine_model *model);
+
+/* Row `row` of n elements as f32. */
+void engine_matrix_row(float *out, const engine_matrix *m, size_t row, size_t n);
 
 /* ---- tokenizer ---- */
 
@@ -151,9 +169,17 @@ void engine_session_free(engine_session *s);
 
 enum { ENGINE_MAX_HOOKS = 16 };
 
-/* Hooks at one point run in the order they were added. */
-bool engine_session_hook(engine_session *s, engine_point at, engine_hook_fn fn, void *user, engine_error *err);
+/* Asked before sequence `to` takes over the first n positions of `from` without computing them: false if the hook treats the two
+ * differently. What it keeps of positions it copies. */
+typedef bool (*engine_share_fn)(void *user, int32_t to, int32_t from, int32_t n);
+
+/* Hooks at one point run in the order they were added. `share` NULL = the hook wants to see every row of every sequence. */
+bool engine_session_hook(engine_session *s, engine_point at, engine_hook_fn fn, engine_share_fn share, void *user, engine_error *err);
 void engine_session_unhook_all(engine_session *s);
+
+/* Gives sequence `to` the first n positions of `from`, at most its length, as if `to` had computed the same tokens. False, and nothing
+ * has changed, where a hook does not let it or the numbers make no sense. */
+bool engine_session_share(engine_session *s, int32_t to, int32_t from, int32_t n);
 
 /* Rows to compute together. The rows of a sequence have ascending positions without gaps, the first of them at most the sequence's
  * length: a smaller one rewinds it. `want` says which rows' logits are computed, NULL = none. */
@@ -209,7 +235,10 @@ typedef struct engine_request {
 /* Told of every new token; false ends the generation as cancelled by the caller's sentence. */
 typedef bool (*engine_token_fn)(void *user, int32_t sequence, int32_t token, engine_error *err);
 
-/* Request i is sequence i of the session. Prompts and new tokens are computed together in as few batches as fit. `fn` may be NULL. */
+/* Request i is sequence i of the session. Prompts and new tokens are computed together in as few batches as fit; of prompts that begin
+ * alike, by ENGINE_SHARED tokens or more, the common part is computed once where no hook objects. `fn` may be NULL. */
+enum { ENGINE_SHARED = 16 };
+
 bool engine_generate(engine_session *s, engine_request *requests, int32_t n, engine_token_fn fn, void *user, engine_error *err);
 
 /* ---- libsae at a hook ---- */

@@ -17,6 +17,7 @@
 typedef struct hook {
     engine_point at;
     engine_hook_fn fn;
+    engine_share_fn share;
     void *user;
 } hook;
 
@@ -31,7 +32,7 @@ struct engine_session {
     float *x, *y, *delta; /* [max_rows][dim] */
     float *q, *mixed;     /* [max_rows][n_heads * head_size] */
     float *k, *v;         /* [max_rows][kv] */
-    float *gate, *up;     /* [max_rows][hidden] */
+    float *hidden;        /* [max_rows][hidden] */
     float *scores;        /* [n_workers][context] */
     void *scratch;        /* of the products */
     size_t scratch_bytes;
@@ -54,7 +55,7 @@ static bool widen(size_t *bytes, const engine_linear *l, int32_t n_rows, engine_
 static bool take_scratch(engine_session *s, engine_error *err)
 {
     const engine_layer *l = s->model->layers;
-    const engine_linear *const all[] = {l->q, l->k, l->v, l->o, l->gate, l->up, l->down, s->model->unembed};
+    const engine_linear *const all[] = {l->q, l->k, l->v, l->o, l->hidden, l->down, s->model->unembed};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!widen(&s->scratch_bytes, all[i], s->max_rows, err))
             return false;
@@ -107,8 +108,7 @@ static bool take_buffers(engine_session *s, engine_error *err)
                {&s->mixed, rows, q, 1},
                {&s->k, rows, kv, 1},
                {&s->v, rows, kv, 1},
-               {&s->gate, rows, hidden, 1},
-               {&s->up, rows, hidden, 1},
+               {&s->hidden, rows, hidden, 1},
                {&s->scores, s->model->host->n_workers, context, 1}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (!(*all[i].p = engine_take(all[i].a, all[i].b, all[i].c, sizeof(float), err)))
@@ -146,8 +146,8 @@ void engine_session_free(engine_session *s)
 {
     if (!s)
         return;
-    void *const all[] = {s->length, s->next,  s->keys, s->values, s->rope, s->x,  s->y,      s->delta,
-                         s->q,      s->mixed, s->k,    s->v,      s->gate, s->up, s->scores, s->scratch};
+    void *const all[] = {s->length, s->next,  s->keys, s->values, s->rope,   s->x,      s->y,      s->delta,
+                         s->q,      s->mixed, s->k,    s->v,      s->hidden, s->scores, s->scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(s);
@@ -197,17 +197,25 @@ bool engine_point_parse(engine_point *out, const engine_model *model, const char
     return true;
 }
 
-bool engine_session_hook(engine_session *s, engine_point at, engine_hook_fn fn, void *user, engine_error *err)
+bool engine_session_hook(engine_session *s, engine_point at, engine_hook_fn fn, engine_share_fn share, void *user, engine_error *err)
 {
     if (s->n_hooks == ENGINE_MAX_HOOKS)
         return engine_fail(err, "a session has room for %d hooks", ENGINE_MAX_HOOKS);
-    s->hooks[s->n_hooks++] = (hook){.at = at, .fn = fn, .user = user};
+    s->hooks[s->n_hooks++] = (hook){.at = at, .fn = fn, .share = share, .user = user};
     return true;
 }
 
 void engine_session_unhook_all(engine_session *s)
 {
     s->n_hooks = 0;
+}
+
+static bool is_hooked(const engine_session *s, int32_t layer, int32_t kind)
+{
+    for (int32_t i = 0; i < s->n_hooks; i++)
+        if (s->hooks[i].at.layer == layer && s->hooks[i].at.kind == kind)
+            return true;
+    return false;
 }
 
 static bool call_hooks(engine_session *s, int32_t layer, int32_t kind, float *x, const engine_batch *b, engine_error *err)
@@ -332,6 +340,23 @@ static void attend_row(void *job, uint32_t row, uint32_t worker)
     }
 }
 
+bool engine_session_share(engine_session *s, int32_t to, int32_t from, int32_t n)
+{
+    const engine_shape *m = &s->model->shape;
+    const size_t bytes = (size_t)n * (size_t)m->n_kv_heads * (size_t)m->head_size * sizeof *s->keys;
+    if (to < 0 || to >= s->n_sequences || from < 0 || from >= s->n_sequences || to == from || n < 0 || n > s->length[from])
+        return false;
+    for (int32_t i = 0; i < s->n_hooks; i++)
+        if (!s->hooks[i].share || !s->hooks[i].share(s->hooks[i].user, to, from, n))
+            return false;
+    for (int32_t l = 0; l < m->n_layers; l++) {
+        memcpy(s->keys + cache_at(s, l, to, 0), s->keys + cache_at(s, l, from, 0), bytes);
+        memcpy(s->values + cache_at(s, l, to, 0), s->values + cache_at(s, l, from, 0), bytes);
+    }
+    s->length[to] = n;
+    return true;
+}
+
 /* Rotates queries and keys, and puts keys and values where later positions find them. */
 static void store_rows(engine_session *s, const engine_batch *b, int32_t layer)
 {
@@ -362,7 +387,19 @@ static bool attend(engine_session *s, const engine_batch *b, int32_t layer, engi
 
 static bool product(engine_session *s, const engine_linear *l, float *y, const float *x, int32_t n_rows, engine_error *err)
 {
-    return engine_linear_run(l, y, x, n_rows, s->scratch, s->scratch_bytes, err);
+    return engine_linear_run(l, y, x, n_rows, false, s->scratch, s->scratch_bytes, err);
+}
+
+/* x += W in. Hooks see what is added; where there is none it is added as it is made, which gives the same bits. */
+static bool add_product(engine_session *s, const engine_batch *b, int32_t layer, int32_t kind, const engine_linear *l, const float *in,
+                        engine_error *err)
+{
+    if (!is_hooked(s, layer, kind))
+        return engine_linear_run(l, s->x, in, b->n_rows, true, s->scratch, s->scratch_bytes, err);
+    if (!product(s, l, s->delta, in, b->n_rows, err) || !call_hooks(s, layer, kind, s->delta, b, err))
+        return false;
+    add_rows(s->x, s->delta, (size_t)b->n_rows * (size_t)s->model->shape.dim);
+    return true;
 }
 
 static bool attention_block(engine_session *s, const engine_batch *b, int32_t layer, engine_error *err)
@@ -373,27 +410,14 @@ static bool attention_block(engine_session *s, const engine_batch *b, int32_t la
     if (!product(s, l->q, s->q, s->y, n, err) || !product(s, l->k, s->k, s->y, n, err) || !product(s, l->v, s->v, s->y, n, err))
         return false;
     store_rows(s, b, layer);
-    if (!attend(s, b, layer, err) || !product(s, l->o, s->delta, s->mixed, n, err))
-        return false;
-    if (!call_hooks(s, layer, ENGINE_ATTN_OUT, s->delta, b, err))
-        return false;
-    add_rows(s->x, s->delta, (size_t)n * (size_t)s->model->shape.dim);
-    return true;
+    return attend(s, b, layer, err) && add_product(s, b, layer, ENGINE_ATTN_OUT, l->o, s->mixed, err);
 }
 
 static bool mlp_block(engine_session *s, const engine_batch *b, int32_t layer, engine_error *err)
 {
     const engine_layer *l = s->model->layers + layer;
-    const int32_t n = b->n_rows;
-    norm_rows(s, l->mlp_norm, n);
-    if (!product(s, l->gate, s->gate, s->y, n, err) || !product(s, l->up, s->up, s->y, n, err))
-        return false;
-    for (size_t i = 0; i < (size_t)n * (size_t)s->model->shape.hidden; i++)
-        s->gate[i] = s->gate[i] / (1.0f + expf(-s->gate[i])) * s->up[i];
-    if (!product(s, l->down, s->delta, s->gate, n, err) || !call_hooks(s, layer, ENGINE_MLP_OUT, s->delta, b, err))
-        return false;
-    add_rows(s->x, s->delta, (size_t)n * (size_t)s->model->shape.dim);
-    return true;
+    norm_rows(s, l->mlp_norm, b->n_rows);
+    return product(s, l->hidden, s->hidden, s->y, b->n_rows, err) && add_product(s, b, layer, ENGINE_MLP_OUT, l->down, s->hidden, err);
 }
 
 /* The wanted rows move to the front of y, normed. */
@@ -442,7 +466,7 @@ bool engine_step(engine_session *s, const engine_batch *b, float *logits, engine
     if (!check_batch(s, b, err))
         return false;
     for (size_t r = 0; r < (size_t)b->n_rows; r++)
-        memcpy(s->x + r * dim, m->embedding + (size_t)b->token[r] * dim, dim * sizeof(float));
+        engine_matrix_row(s->x + r * dim, &m->embedding, (size_t)b->token[r], dim);
     for (int32_t l = 0; l < m->shape.n_layers; l++)
         if (!attention_block(s, b, l, err) || !mlp_block(s, b, l, err) || !call_hooks(s, l, ENGINE_RESID_POST, s->x, b, err))
             return false;

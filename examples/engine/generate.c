@@ -1,4 +1,5 @@
-/* Drives several sequences at once: whatever has tokens that are not computed yet fills the next batch. */
+/* Drives several sequences at once: whatever has tokens that are not computed yet fills the next batch. A prompt that begins like an earlier
+ * one waits until the common part is computed there, and takes it over. */
 #include "internal.h"
 
 #include <stdlib.h>
@@ -9,11 +10,13 @@ typedef struct work {
     int32_t *token, *sequence, *position, *scratch;
     bool *want;
     float *logits;
+    int32_t *done;          /* [n] positions computed by the steps so far, of each request */
+    int32_t *from, *common; /* [n] whose first `common` positions it waits for; 0 = none */
 } work;
 
 static void free_work(work *w)
 {
-    void *const all[] = {w->token, w->sequence, w->position, w->scratch, w->want, w->logits};
+    void *const all[] = {w->token, w->sequence, w->position, w->scratch, w->want, w->logits, w->done, w->from, w->common};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -26,15 +29,57 @@ static bool take_work(work *w, size_t rows, size_t n_sequences, size_t n_vocab, 
            (w->sequence = engine_take(rows, 1, 1, sizeof *w->sequence, err)) &&
            (w->position = engine_take(rows, 1, 1, sizeof *w->position, err)) && (w->want = engine_take(rows, 1, 1, sizeof *w->want, err)) &&
            (w->scratch = engine_take(n_vocab, 1, 1, sizeof *w->scratch, err)) &&
-           (w->logits = engine_take(most, n_vocab, 1, sizeof *w->logits, err));
+           (w->logits = engine_take(most, n_vocab, 1, sizeof *w->logits, err)) &&
+           (w->done = engine_take(n_sequences, 1, 1, sizeof *w->done, err)) &&
+           (w->from = engine_take(n_sequences, 1, 1, sizeof *w->from, err)) &&
+           (w->common = engine_take(n_sequences, 1, 1, sizeof *w->common, err));
 }
 
-static void fill(work *w, engine_request *requests, int32_t n, int32_t max_rows)
+/* Tokens that two requests begin with; the last one of `a` is left out, since its logits are wanted. */
+static int32_t begins_like(const engine_request *a, const engine_request *b)
 {
+    int32_t n = 0;
+    while (n < a->n - 1 && n < b->n && a->tokens[n] == b->tokens[n])
+        n++;
+    return n;
+}
+
+static void find_common(work *w, const engine_request *requests, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        w->done[i] = requests[i].computed;
+        for (int32_t j = 0; j < i && !requests[i].computed; j++) {
+            const int32_t common = begins_like(requests + i, requests + j);
+            if (common >= ENGINE_SHARED && common > w->common[i] && (!requests[j].ended || requests[j].computed >= common)) {
+                w->from[i] = j;
+                w->common[i] = common;
+            }
+        }
+    }
+}
+
+/* Has request i to wait? Where what it waits for is there, it takes it over, or computes its own if a hook does not let it. */
+static bool waits(engine_session *s, work *w, engine_request *requests, int32_t i)
+{
+    if (!w->common[i])
+        return false;
+    if (w->done[w->from[i]] < w->common[i])
+        return true;
+    if (engine_session_share(s, i, w->from[i], w->common[i]))
+        requests[i].computed = w->common[i];
+    w->common[i] = 0;
+    return false;
+}
+
+static void fill(engine_session *s, work *w, engine_request *requests, int32_t n)
+{
+    const int32_t max_rows = engine_session_max_rows(s);
     int32_t rows = 0;
     for (int32_t i = 0; i < n; i++) {
         engine_request *r = requests + i;
-        for (; !r->ended && r->computed < r->n && rows < max_rows; rows++) {
+        if (r->ended || waits(s, w, requests, i))
+            continue;
+        for (; r->computed < r->n && rows < max_rows; rows++) {
             w->token[rows] = r->tokens[r->computed];
             w->sequence[rows] = i;
             w->position[rows] = r->computed++;
@@ -66,12 +111,15 @@ static bool extend(engine_request *r, int32_t sequence, const float *logits, con
 static bool run(engine_session *s, const engine_model *m, work *w, engine_request *requests, int32_t n, engine_token_fn fn, void *user,
                 engine_error *err)
 {
+    find_common(w, requests, n);
     for (;;) {
-        fill(w, requests, n, engine_session_max_rows(s));
+        fill(s, w, requests, n);
         if (w->batch.n_rows == 0)
             return true;
         if (!engine_step(s, &w->batch, w->logits, err))
             return false;
+        for (int32_t i = 0; i < n; i++)
+            w->done[i] = requests[i].computed;
         const float *logits = w->logits;
         for (int32_t r = 0; r < w->batch.n_rows; r++)
             if (w->want[r]) {

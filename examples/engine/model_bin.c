@@ -18,13 +18,18 @@ static const float *next(cursor *c, int64_t n)
     return p;
 }
 
+static engine_matrix matrix(const float *w)
+{
+    return (engine_matrix){(const unsigned char *)w, SAE_F32};
+}
+
 /* The layers of a matrix lie behind one another, kind by kind. */
 static void lay_out(engine_model *m, const float *weights, bool tied)
 {
     const engine_shape *s = &m->shape;
     const int64_t dim = s->dim, hidden = s->hidden, kv = (int64_t)s->n_kv_heads * s->head_size, n = s->n_layers;
     cursor c = {weights};
-    m->embedding = next(&c, s->n_vocab * dim);
+    m->embedding = matrix(next(&c, s->n_vocab * dim));
     const float *attn_norm = next(&c, n * dim);
     const float *wq = next(&c, n * dim * dim);
     const float *wk = next(&c, n * kv * dim);
@@ -36,17 +41,17 @@ static void lay_out(engine_model *m, const float *weights, bool tied)
     const float *w_up = next(&c, n * hidden * dim);
     m->final_norm = next(&c, dim);
     next(&c, (int64_t)s->context * s->head_size); /* cosines and sines, which the session computes */
-    m->head = tied ? m->embedding : next(&c, s->n_vocab * dim);
+    m->head = tied ? m->embedding : matrix(next(&c, s->n_vocab * dim));
     for (int64_t i = 0; i < n; i++)
         m->layers[i] = (engine_layer){.attn_norm = attn_norm + i * dim,
                                       .mlp_norm = mlp_norm + i * dim,
-                                      .wq = wq + i * dim * dim,
-                                      .wk = wk + i * kv * dim,
-                                      .wv = wv + i * kv * dim,
-                                      .wo = wo + i * dim * dim,
-                                      .w_gate = w_gate + i * hidden * dim,
-                                      .w_up = w_up + i * hidden * dim,
-                                      .w_down = w_down + i * hidden * dim};
+                                      .wq = matrix(wq + i * dim * dim),
+                                      .wk = matrix(wk + i * kv * dim),
+                                      .wv = matrix(wv + i * kv * dim),
+                                      .wo = matrix(wo + i * dim * dim),
+                                      .w_gate = matrix(w_gate + i * hidden * dim),
+                                      .w_up = matrix(w_up + i * hidden * dim),
+                                      .w_down = matrix(w_down + i * hidden * dim)};
 }
 
 /* Floats behind the header. */

@@ -1,5 +1,6 @@
-/* A Hugging Face folder of a Llama: config.json and model.safetensors. Weights become f32; the rows of q and k are reordered, because
- * transformers pairs element i of a head with i + head_size / 2 in RoPE and the engine pairs neighbours (modeling_llama.py, rotate_half). */
+/* A Hugging Face folder of a Llama: config.json and model.safetensors. Matrices stay where they are in the file, vectors become f32. The rows
+ * of q and k will be reordered, because transformers pairs element i of a head with i + head_size / 2 in RoPE and the engine pairs neighbours
+ * (modeling_llama.py, rotate_half). */
 #include "safetensors.h"
 
 #include <stdlib.h>
@@ -114,75 +115,55 @@ static void read_names(const config *c, engine_model *m)
 
 /* ---- weights ---- */
 
-/* Where the next tensor goes, and which file it comes from. */
+/* The file, and where the next vector goes. */
 typedef struct cursor {
     const tensors *t;
     float *at;
     engine_error *err;
 } cursor;
 
-/* Reads the tensor and moves on; NULL with a sentence. */
-static const float *take(cursor *c, const char *name, int64_t rows, int64_t columns)
+/* Widens a vector and moves on; NULL with a sentence. */
+static const float *take_vector(cursor *c, const char *name, int32_t n)
 {
+    engine_matrix v;
     float *out = c->at;
-    if (!tensors_read(c->t, name, rows, columns, out, c->err))
+    if (!tensors_find(c->t, name, n, 0, &v, c->err))
         return NULL;
-    c->at += rows * (columns ? columns : 1);
+    engine_matrix_row(out, &v, 0, (size_t)n);
+    c->at += n;
     return out;
 }
 
-static const float *take_layer(cursor *c, int32_t layer, const char *name, int64_t rows, int64_t columns)
+static const float *layer_vector(cursor *c, int32_t layer, const char *name, int32_t n)
 {
     char full[128];
     snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
-    return take(c, full, rows, columns);
+    return take_vector(c, full, n);
 }
 
-/* Rows i and i + half of every head become rows 2i and 2i + 1. `spare` holds one head. */
-static void pair_neighbours(float *w, int32_t n_heads, int32_t head_size, int32_t dim, float *spare)
+static bool layer_matrix(const cursor *c, int32_t layer, const char *name, int64_t rows, int64_t columns, engine_matrix *out)
 {
-    const size_t row = (size_t)dim * sizeof *w, half = (size_t)head_size / 2, head = (size_t)head_size * (size_t)dim;
-    for (int32_t h = 0; h < n_heads; h++, w += head) {
-        memcpy(spare, w, head * sizeof *w);
-        for (size_t i = 0; i < half; i++) {
-            memcpy(w + 2 * i * (size_t)dim, spare + i * (size_t)dim, row);
-            memcpy(w + (2 * i + 1) * (size_t)dim, spare + (i + half) * (size_t)dim, row);
-        }
-    }
+    char full[128];
+    snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
+    return tensors_find(c->t, full, rows, columns, out, c->err);
 }
 
-static bool read_layer(cursor *c, const engine_shape *s, engine_layer *l, int32_t layer, float *spare)
+static bool read_layer(cursor *c, const engine_shape *s, engine_layer *l, int32_t layer)
 {
     const int64_t q = (int64_t)s->n_heads * s->head_size, kv = (int64_t)s->n_kv_heads * s->head_size;
-    float *wq = c->at;
-    if (!(l->wq = take_layer(c, layer, "self_attn.q_proj", q, s->dim)))
-        return false;
-    float *wk = c->at;
-    if (!(l->wk = take_layer(c, layer, "self_attn.k_proj", kv, s->dim)))
-        return false;
-    pair_neighbours(wq, s->n_heads, s->head_size, s->dim, spare);
-    pair_neighbours(wk, s->n_kv_heads, s->head_size, s->dim, spare);
-    return (l->wv = take_layer(c, layer, "self_attn.v_proj", kv, s->dim)) &&
-           (l->wo = take_layer(c, layer, "self_attn.o_proj", s->dim, q)) &&
-           (l->w_gate = take_layer(c, layer, "mlp.gate_proj", s->hidden, s->dim)) &&
-           (l->w_up = take_layer(c, layer, "mlp.up_proj", s->hidden, s->dim)) &&
-           (l->w_down = take_layer(c, layer, "mlp.down_proj", s->dim, s->hidden)) &&
-           (l->attn_norm = take_layer(c, layer, "input_layernorm", s->dim, 0)) &&
-           (l->mlp_norm = take_layer(c, layer, "post_attention_layernorm", s->dim, 0));
+    return layer_matrix(c, layer, "self_attn.q_proj", q, s->dim, &l->wq) &&
+           layer_matrix(c, layer, "self_attn.k_proj", kv, s->dim, &l->wk) &&
+           layer_matrix(c, layer, "self_attn.v_proj", kv, s->dim, &l->wv) &&
+           layer_matrix(c, layer, "self_attn.o_proj", s->dim, q, &l->wo) &&
+           layer_matrix(c, layer, "mlp.gate_proj", s->hidden, s->dim, &l->w_gate) &&
+           layer_matrix(c, layer, "mlp.up_proj", s->hidden, s->dim, &l->w_up) &&
+           layer_matrix(c, layer, "mlp.down_proj", s->dim, s->hidden, &l->w_down) &&
+           (l->attn_norm = layer_vector(c, layer, "input_layernorm", s->dim)) &&
+           (l->mlp_norm = layer_vector(c, layer, "post_attention_layernorm", s->dim));
 }
 
-static bool read_layers(cursor *c, engine_model *m)
-{
-    const engine_shape *s = &m->shape;
-    float *spare = engine_take((size_t)s->head_size, (size_t)s->dim, 1, sizeof *spare, c->err);
-    bool ok = spare;
-    for (int32_t i = 0; ok && i < s->n_layers; i++)
-        ok = read_layer(c, s, m->layers + i, i, spare);
-    free(spare);
-    return ok;
-}
-
-static size_t n_floats(const engine_shape *s, bool tied)
+/* Of the whole file. */
+static size_t n_weights(const engine_shape *s, bool tied)
 {
     const size_t dim = (size_t)s->dim, q = (size_t)s->n_heads * (size_t)s->head_size, kv = (size_t)s->n_kv_heads * (size_t)s->head_size;
     const size_t layer = 2 * dim + 2 * q * dim + 2 * kv * dim + 3 * dim * (size_t)s->hidden;
@@ -193,18 +174,20 @@ static size_t n_floats(const engine_shape *s, bool tied)
 static bool read_weights(engine_model *m, const tensors *t, bool tied, engine_error *err)
 {
     const engine_shape *s = &m->shape;
-    const size_t n = n_floats(s, tied);
+    const size_t n = n_weights(s, tied), n_vectors = 2 * (size_t)s->n_layers + 1;
     if (t->file.bytes / 2 < n)
         return engine_fail(err, "%s has %zu bytes, too few for the %zu weights that config.json asks for", t->path, t->file.bytes, n);
-    if (!(m->owned = engine_take(n, 1, 1, sizeof *m->owned, err)) ||
+    if (!(m->owned = engine_take(n_vectors, (size_t)s->dim, 1, sizeof *m->owned, err)) ||
         !(m->layers = engine_take((size_t)s->n_layers, 1, 1, sizeof *m->layers, err)))
         return false;
     cursor c = {.t = t, .at = m->owned, .err = err};
-    if (!(m->embedding = take(&c, "model.embed_tokens.weight", s->n_vocab, s->dim)) || !read_layers(&c, m) ||
-        !(m->final_norm = take(&c, "model.norm.weight", s->dim, 0)))
-        return false;
-    m->head = tied ? m->embedding : take(&c, "lm_head.weight", s->n_vocab, s->dim);
-    return m->head;
+    bool ok = tensors_find(t, "model.embed_tokens.weight", s->n_vocab, s->dim, &m->embedding, err);
+    for (int32_t i = 0; ok && i < s->n_layers; i++)
+        ok = read_layer(&c, s, m->layers + i, i);
+    m->halves_apart = true;
+    m->head = m->embedding;
+    return ok && (m->final_norm = take_vector(&c, "model.norm.weight", s->dim)) &&
+           (tied || tensors_find(t, "lm_head.weight", s->n_vocab, s->dim, &m->head, err));
 }
 
 /* ---- the folder ---- */
@@ -237,7 +220,10 @@ static bool read_files(engine_model *m, const char *config_path, const char *wei
     engine_file_unmap(&f);
     if (!c.root)
         return engine_fail(err, "%s, line %d: %s", config_path, e.line, e.text);
-    const bool ok = read_config(&c, m) && tensors_open(&t, weights_path, err) && read_weights(m, &t, is_tied(c.root, &t), err);
+    bool ok = read_config(&c, m) && tensors_open(&t, weights_path, err);
+    m->map = (void *)t.file.data;
+    m->map_bytes = t.file.bytes;
+    ok = ok && read_weights(m, &t, is_tied(c.root, &t), err);
     tensors_close(&t);
     json_decref(c.root);
     return ok;

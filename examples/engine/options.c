@@ -34,6 +34,7 @@ enum {
     ID_BATCH,
     ID_CONTEXT,
     ID_THREADS,
+    ID_WEIGHTS,
     ID_JSON,
     ID_HELP
 };
@@ -71,6 +72,7 @@ static const option_desc all[] = {
     {ID_CONTEXT, FOR_RUN | FOR_LOGPROBS | FOR_EXPORT, "context", "N", "positions that a text may have, where the model's take too much memory", 0},
     {ID_FORCE, FOR_RUN | FOR_LOGPROBS | FOR_BENCH | FOR_EXPORT, "force", NULL, "an SAE of another hook or model; export: replace a folder's shards", 0},
     {ID_THREADS, FOR_ALL & ~FOR_TOKENIZE, "threads", "N", "threads (1); 0 = one per processor; results do not depend on it", 0},
+    {ID_WEIGHTS, FOR_ALL & ~FOR_TOKENIZE, "weights", "W", "stored (as the file has them), f32 (the same results) or int8 (a byte each)", 0},
     {ID_JSON, FOR_ALL, "json", NULL, "print JSON", 'j'},
     {ID_HELP, FOR_ALL, "help", NULL, "print this", 'h'},
 };
@@ -149,6 +151,15 @@ static void add_prompt(options *o, const char *command, const char *text)
     o->prompts[o->n_prompts++] = text;
 }
 
+static engine_weights weights(const char *command, const char *text)
+{
+    static const char *const names[] = {[ENGINE_STORED] = "stored", [ENGINE_F32] = "f32", [ENGINE_INT8] = "int8"};
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
+        if (!strcmp(text, names[i]))
+            return (engine_weights)i;
+    wrong(command, "--weights wants stored, f32 or int8, not '%s'", text);
+}
+
 /* Options whose value is a text. */
 static const char **text_option(options *o, int id)
 {
@@ -221,6 +232,8 @@ static void take(options *o, const char *command, int id, char *value)
         *text = value;
     else if (id == ID_PROMPT)
         add_prompt(o, command, value);
+    else if (id == ID_WEIGHTS)
+        o->weights = weights(command, value);
     else if (id == ID_WATCH)
         add_watched(o, command, value);
     else if (id == ID_SET || id == ID_SCALE || id == ID_ADD || id == ID_ABLATE)

@@ -6,7 +6,7 @@
 
 bool program_open_model(program *p, engine_error *err)
 {
-    if (!engine_model_open(&p->model, &p->host, p->opt.model, err))
+    if (!engine_model_open(&p->model, &p->host, p->opt.model, p->opt.weights, err))
         return false;
     if (p->opt.model_name)
         snprintf(p->model->name, sizeof p->model->name, "%s", p->opt.model_name);

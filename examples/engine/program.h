@@ -12,6 +12,7 @@ typedef struct options {
     const char *tokens; /* "1,2,3" in place of a prompt */
     int32_t n_prompts;
     int32_t n_new, batch, repeats, context;
+    engine_weights weights;
     float temperature;
     int32_t top_k;
     uint64_t seed;

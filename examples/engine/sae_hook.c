@@ -182,6 +182,17 @@ static bool on_rows(void *user, const engine_rows *rows, engine_error *err)
     return !sae_plan_apply(s->plan, &x, s->scratch, s->scratch_bytes, &e) || engine_fail(err, "%s", e.text);
 }
 
+/* Sequences with the same edits. */
+static bool on_share(void *user, int32_t to, int32_t from, int32_t n)
+{
+    engine_sae *s = user;
+    if (s->plan && s->slot[to] != s->slot[from])
+        return false;
+    if (s->n_watch)
+        memcpy(seen_at(s, to, 0), seen_at(s, from, 0), (size_t)n * (size_t)s->n_watch * sizeof *s->seen);
+    return true;
+}
+
 bool engine_sae_attach(engine_sae *s, engine_session *session, engine_error *err)
 {
     const size_t rows = (size_t)engine_session_max_rows(session);
@@ -192,7 +203,7 @@ bool engine_sae_attach(engine_sae *s, engine_session *session, engine_error *err
     s->row_slot = s->slot ? engine_take(rows, 1, 1, sizeof *s->row_slot, err) : NULL;
     s->codes = s->row_slot ? engine_take(rows, (size_t)s->n_watch, 1, sizeof *s->codes, err) : NULL;
     s->seen = s->codes ? engine_take((size_t)s->n_sequences, (size_t)s->context, (size_t)s->n_watch, sizeof *s->seen, err) : NULL;
-    return s->seen && engine_session_hook(session, s->at, on_rows, s, err);
+    return s->seen && engine_session_hook(session, s->at, on_rows, on_share, s, err);
 }
 
 void engine_sae_set_slot(engine_sae *s, int32_t sequence, int32_t slot)

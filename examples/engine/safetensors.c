@@ -1,6 +1,5 @@
 #include "safetensors.h"
 
-#include <math.h>
 #include <string.h>
 
 bool tensors_open(tensors *out, const char *path, engine_error *err)
@@ -26,43 +25,11 @@ bool tensors_open(tensors *out, const char *path, engine_error *err)
 void tensors_close(tensors *t)
 {
     json_decref(t->header);
-    engine_file_unmap(&t->file);
 }
 
 bool tensors_have(const tensors *t, const char *name)
 {
     return json_object_get(t->header, name);
-}
-
-static float from_half(uint16_t h)
-{
-    const float sign = h & 0x8000 ? -1.0f : 1.0f;
-    const int exponent = h >> 10 & 31, fraction = h & 1023;
-    if (exponent == 31)
-        return fraction ? NAN : sign * INFINITY;
-    return sign * (exponent ? ldexpf((float)(fraction + 1024), exponent - 25) : ldexpf((float)fraction, -24));
-}
-
-static float from_bf16(uint16_t b)
-{
-    const uint32_t bits = (uint32_t)b << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-/* The data need not be aligned. */
-static void convert(float *out, const unsigned char *data, size_t n, sae_dtype dtype)
-{
-    if (dtype == SAE_F32) {
-        memcpy(out, data, n * sizeof *out);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        uint16_t bits;
-        memcpy(&bits, data + i * sizeof bits, sizeof bits);
-        out[i] = dtype == SAE_F16 ? from_half(bits) : from_bf16(bits);
-    }
 }
 
 static sae_dtype dtype_of(const char *name)
@@ -76,7 +43,7 @@ static bool has_shape(const json_t *shape, int64_t rows, int64_t columns)
            (!columns || json_integer_value(json_array_get(shape, 1)) == columns);
 }
 
-bool tensors_read(const tensors *t, const char *name, int64_t rows, int64_t columns, float *out, engine_error *err)
+bool tensors_find(const tensors *t, const char *name, int64_t rows, int64_t columns, engine_matrix *out, engine_error *err)
 {
     const json_t *entry = json_object_get(t->header, name);
     const json_t *offsets = json_object_get(entry, "data_offsets");
@@ -96,6 +63,6 @@ bool tensors_read(const tensors *t, const char *name, int64_t rows, int64_t colu
         (uint64_t)(to - from) != n * sae_dtype_bytes(dtype))
         return engine_fail(err, "%s: the data of %s, bytes %lld to %lld of %zu, is not that of %zu elements", t->path, name,
                            (long long)from, (long long)to, room, n);
-    convert(out, t->file.data + t->data + from, n, dtype);
+    *out = (engine_matrix){t->file.data + t->data + from, dtype};
     return true;
 }

@@ -14,10 +14,12 @@ typedef struct tensors {
 } tensors;
 
 bool tensors_open(tensors *out, const char *path, engine_error *err);
+
+/* Frees what was made of the header; the file stays mapped and is the caller's. */
 void tensors_close(tensors *t);
 bool tensors_have(const tensors *t, const char *name);
 
-/* Converts a tensor of exactly this shape (columns 0 = a vector) from f32, f16 or bf16 to out. */
-bool tensors_read(const tensors *t, const char *name, int64_t rows, int64_t columns, float *out, engine_error *err);
+/* Finds a tensor of exactly this shape (columns 0 = a vector), f32, f16 or bf16. */
+bool tensors_find(const tensors *t, const char *name, int64_t rows, int64_t columns, engine_matrix *out, engine_error *err);
 
 #endif

@@ -221,8 +221,9 @@ static bool write_unembed(const exporter *x, engine_error *err)
     bool ok = row && engine_npy_open(&f, path, "<f4", m->shape.dim, err);
     if (ok) {
         for (size_t v = 0; ok && v < (size_t)m->shape.n_vocab; v++) {
+            engine_matrix_row(row, &m->head, v, dim);
             for (size_t i = 0; i < dim; i++)
-                row[i] = m->head[v * dim + i] * m->final_norm[i];
+                row[i] *= m->final_norm[i];
             ok = engine_npy_write(&f, row, 1, err);
         }
         if (ok)
@@ -267,7 +268,7 @@ static bool export_all(exporter *x, engine_error *err)
     engine_point at;
     if (!engine_point_parse(&at, x->model, x->opt->hook_name, err) ||
         !engine_session_create(&x->session, x->model, 1, x->opt->context, BATCH, err) ||
-        !engine_session_hook(x->session, at, on_rows, x, err) || !make_folder(x, err) || !read_texts(x, err))
+        !engine_session_hook(x->session, at, on_rows, NULL, x, err) || !make_folder(x, err) || !read_texts(x, err))
         return false;
     if (!x->result.n_rows)
         return engine_fail(err, "%s holds no text", x->opt->texts);

@@ -1,5 +1,5 @@
 /* Rows times a packed matrix. A call works on up to 512 rows at a time: they are packed first, then every tile of 192 outputs and 64 rows
- * is a task of its own. */
+ * is a task of its own, with what follows the product. */
 #include "gemm/blis.h"
 #include "gemm/gemm.h"
 #include "gemm/packed.h"
@@ -12,13 +12,15 @@ enum {
 /* One pass over rows. */
 typedef struct pass {
     const sae_gemm *g;
-    saei_rows x, y;
-    int64_t first; /* row of x and y */
+    saei_rows x, y, residual; /* no residual: its x is NULL */
+    const float *threshold;
+    int64_t first; /* row of x, y and residual */
     size_t n;      /* rows, <= PASS */
     size_t block;  /* rows per task */
     float *xs;     /* the rows as f32: [n][n_in]; NATIVE, more than SAEI_FEW: in groups [ceil(n/8)][n_in][8] */
     float *group;  /* per worker [8][n_in]: rows on the way into a group */
-    float *c;      /* per worker [block][SAEI_BLOCK] */
+    float *c;      /* per worker [block][SAEI_BLOCK], twice where there is a gate */
+    float *wide;   /* per worker a slice of kept weights as f32: [SAEI_SLICE][SAEI_BLOCK] in panels */
 } pass;
 
 static size_t min_size(size_t a, size_t b)
@@ -37,6 +39,17 @@ static size_t block_rows(const sae_gemm *g, size_t n)
     return min_size(n, g->backend == SAE_GEMM_NATIVE ? SAEI_MAX_ROWS : PASS);
 }
 
+static size_t c_floats(const sae_gemm *g, size_t block)
+{
+    return block * SAEI_BLOCK * (g->gated ? 2 : 1);
+}
+
+/* Are kept weights used more than once a slice? */
+static bool widens(const sae_gemm *g, size_t n)
+{
+    return g->as != SAEI_KEEP_F32 && n > SAEI_ROWS;
+}
+
 /* Lays the scratch of a pass of n rows; returns the bytes, SIZE_MAX when that is too much. */
 static size_t lay_scratch(pass *p, const sae_gemm *g, size_t n, void *block)
 {
@@ -44,12 +57,14 @@ static size_t lay_scratch(pass *p, const sae_gemm *g, size_t n, void *block)
     size_t total = 0;
     const size_t xs = saei_reserve(&total, groups * SAEI_ROWS * g->n_in, sizeof(float));
     const size_t group = saei_reserve(&total, workers * SAEI_ROWS * g->n_in, sizeof(float));
-    const size_t c = saei_reserve(&total, workers * block_rows(g, n) * SAEI_BLOCK, sizeof(float));
+    const size_t c = saei_reserve(&total, workers * c_floats(g, block_rows(g, n)), sizeof(float));
+    const size_t wide = saei_reserve(&total, widens(g, n) ? workers * SAEI_SLICE * SAEI_BLOCK : 0, sizeof(float));
     if (block) {
         unsigned char *at = (unsigned char *)block + (-(uintptr_t)block & 63);
         p->xs = (float *)(void *)(at + xs);
         p->group = (float *)(void *)(at + group);
         p->c = (float *)(void *)(at + c);
+        p->wide = (float *)(void *)(at + wide);
     }
     return total + 64;
 }
@@ -71,54 +86,119 @@ static void load_rows(const pass *p, float *to, size_t r0, size_t n)
         p->g->env->kernels->widen(to + r * p->g->n_in, saei_rows_at(&p->x, p->first + (int64_t)(r0 + r)), p->x.dtype, p->g->n_in);
 }
 
+/* Up to 8 rows into a group. Rows of f32 go there as they lie, others by way of the worker's own room. */
+static void load_group(const pass *p, float *to, size_t r, size_t n, float *room)
+{
+    const size_t d = p->g->n_in;
+    const saei_kernels *k = p->g->env->kernels;
+    if (p->x.dtype == SAE_F32 && p->x.stride >= 0 && p->x.stride % (int64_t)sizeof *to == 0) {
+        const float *x = (const float *)saei_rows_at(&p->x, p->first + (int64_t)r); /* any alignment: only kernels touch it */
+        k->pack_rows(to, x, (size_t)p->x.stride / sizeof *to, n, d);
+    } else {
+        load_rows(p, room, r, n);
+        k->pack_rows(to, room, d, n, d);
+    }
+}
+
 static void load_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const pass *p = job;
     const size_t d = p->g->n_in, last = min_size(p->n, (size_t)(i + 1) * PACK_ROWS);
-    float *group = p->group + worker * SAEI_ROWS * d;
     for (size_t r = (size_t)i * PACK_ROWS; r < last; r += SAEI_ROWS) {
         const size_t n = min_size(SAEI_ROWS, last - r);
-        if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW) {
+        if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW)
             load_rows(p, p->xs + r * d, r, n);
-        } else {
-            load_rows(p, group, r, n);
-            p->g->env->kernels->pack_rows(p->xs + r * d, group, d, n, d);
-        }
+        else
+            load_group(p, p->xs + r * d, r, n, p->group + worker * SAEI_ROWS * d);
     }
     saei_fp_leave(mode);
 }
 
 /* Rows r0 .. r0+n-1 with outputs j0 .. j0+nj-1. Up to 8 rows keep their sums in registers for the whole chain. */
-static void native_product(const pass *p, float *c, size_t r0, size_t n, size_t j0, size_t nj)
+static void float_product(const pass *p, const saei_packed *m, float *c, size_t r0, size_t n, size_t j0, size_t n_panels)
 {
     const saei_kernels *k = p->g->env->kernels;
-    const size_t d = p->g->n_in, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
-    const float *w = p->g->weights + j0 * d, *x = p->xs + r0 * d;
+    const size_t d = p->g->n_in, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
+    const float *w = m->floats + j0 * d, *x = p->xs + r0 * d;
     if (p->n <= SAEI_FEW) {
         k->gemv_panels(c, SAEI_BLOCK, w, n_panels, x, d, n, d);
         return;
     }
-    for (size_t k0 = 0; k0 < d; k0 += slice)
-        k->panels(c, SAEI_BLOCK, w + k0 * SAEI_PANEL, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n,
-                  min_size(slice, d - k0), k0 > 0);
+    for (size_t k0 = 0; k0 < d; k0 += slice) {
+        const size_t kc = min_size(slice, d - k0), more = min_size(slice, d - k0 - kc);
+        const float *at = w + k0 * SAEI_PANEL;
+        const saei_ahead next = {at + kc * SAEI_PANEL, d * SAEI_PANEL * sizeof *w, more * SAEI_PANEL * sizeof *w};
+        k->panels(c, SAEI_BLOCK, at, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n, kc, k0 > 0, &next);
+    }
 }
 
-/* y = c + bias: fma(1, bias, c) is that sum, rounded once. */
-static void store(const pass *p, const float *c, size_t r0, size_t n, size_t j0, size_t nj)
+/* Where a panel is from weight k0 on, roughly: its end is as far from the end of the chain. */
+static saei_ahead kept_ahead(const saei_kept *w, size_t panel, size_t k0)
+{
+    const size_t from = w->panel_bytes / w->d * k0 / 64 * 64, all = w->panel_bytes / w->d * SAEI_SLICE, left = w->panel_bytes - from;
+    return (saei_ahead){w->data + panel * w->panel_bytes + from, w->panel_bytes, k0 < w->d ? min_size(all, left) : 0};
+}
+
+/* The same with kept weights. Of more than 8 rows the first 8 leave a slice as f32 for the others. */
+static void kept_product(const pass *p, const saei_packed *m, float *c, float *wide, size_t r0, size_t n, size_t j0, size_t n_panels)
+{
+    const saei_kernels *k = p->g->env->kernels;
+    const size_t d = p->g->n_in, panel = j0 / SAEI_PANEL, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
+    if (p->n <= SAEI_FEW) {
+        k->gemv_kept(c, SAEI_BLOCK, &m->kept, panel, n_panels, p->xs + r0 * d, d, n);
+        return;
+    }
+    for (size_t k0 = 0; k0 < d; k0 += slice) {
+        const size_t kc = min_size(slice, d - k0), rest = n - min_size(n, SAEI_ROWS);
+        const float *x = p->xs + r0 * d + k0 * SAEI_ROWS;
+        k->panels_kept(c, SAEI_BLOCK, &m->kept, panel, n_panels, x, n - rest, k0, kc, rest ? wide : NULL);
+        const saei_ahead next = kept_ahead(&m->kept, panel, k0 + kc);
+        if (rest)
+            k->panels(c + SAEI_ROWS * SAEI_BLOCK, SAEI_BLOCK, wide, kc * SAEI_PANEL, n_panels, x + d * SAEI_ROWS, d * SAEI_ROWS, rest, kc,
+                      k0 > 0, &next);
+    }
+}
+
+static void product(const pass *p, const saei_packed *m, float *c, uint32_t worker, size_t r0, size_t n, size_t j0, size_t nj)
+{
+    const sae_gemm *g = p->g;
+    const size_t n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
+    if (g->backend == SAE_GEMM_BLIS)
+        saei_blis_product(c, SAEI_BLOCK, p->xs + r0 * g->n_in, n, m->floats + j0 * g->n_in, nj, g->n_in);
+    else if (g->as == SAEI_KEEP_F32)
+        float_product(p, m, c, r0, n, j0, n_panels);
+    else
+        kept_product(p, m, c, p->wide + (size_t)worker * SAEI_SLICE * SAEI_BLOCK, r0, n, j0, n_panels);
+}
+
+/* ---- what follows it ---- */
+
+/* c += a row of any dtype: fma(1, v, c) is that sum, rounded once. */
+static void add(const saei_kernels *k, float *c, const void *v, sae_dtype dtype, size_t n)
 {
     static const int32_t row = 0;
     static const float one = 1.0f;
+    const saei_matrix m = {v, dtype, false, 1, (int32_t)n};
+    k->combine(c, c, &m, &row, &one, 1);
+}
+
+/* A row of results j0 .. j0+nj-1 from its sums; `gate` NULL = none. */
+static void finish(const pass *p, float *c, float *gate, int64_t r, size_t j0, size_t nj)
+{
     const sae_gemm *g = p->g;
-    for (size_t r = 0; r < n; r++, c += SAEI_BLOCK) {
-        float *y = (float *)saei_rows_at(&p->y, p->first + (int64_t)(r0 + r)) + j0; /* any alignment: only kernels touch it */
-        if (g->bias) {
-            const saei_matrix bias = {g->bias + j0, SAE_F32, false, 1, (int32_t)nj};
-            g->env->kernels->combine(y, c, &bias, &row, &one, 1);
-        } else {
-            g->env->kernels->narrow(y, c, SAE_F32, nj);
-        }
-    }
+    const saei_kernels *k = g->env->kernels;
+    if (g->main.bias)
+        add(k, c, g->main.bias + j0, SAE_F32, nj);
+    if (gate && g->gate.bias)
+        add(k, gate, g->gate.bias + j0, SAE_F32, nj);
+    if (gate)
+        k->silu_gate(c, gate, nj);
+    if (p->residual.x)
+        add(k, c, (const unsigned char *)saei_rows_at(&p->residual, r) + j0 * sae_dtype_bytes(p->residual.dtype), p->residual.dtype, nj);
+    if (p->threshold)
+        k->keep_above(c, p->threshold + j0, nj);
+    k->narrow((unsigned char *)saei_rows_at(&p->y, r) + j0 * sizeof *c, c, SAE_F32, nj); /* any alignment: only kernels touch it */
 }
 
 static void product_task(void *job, uint32_t i, uint32_t worker)
@@ -128,12 +208,12 @@ static void product_task(void *job, uint32_t i, uint32_t worker)
     const sae_gemm *g = p->g;
     const size_t blocks = chunks(p->n, p->block), r0 = i % blocks * p->block, j0 = i / blocks * SAEI_BLOCK;
     const size_t n = min_size(p->block, p->n - r0), nj = min_size(SAEI_BLOCK, g->n_out - j0);
-    float *c = p->c + worker * p->block * SAEI_BLOCK;
-    if (g->backend == SAE_GEMM_BLIS)
-        saei_blis_product(c, SAEI_BLOCK, p->xs + r0 * g->n_in, n, g->weights + j0 * g->n_in, nj, g->n_in);
-    else
-        native_product(p, c, r0, n, j0, nj);
-    store(p, c, r0, n, j0, nj);
+    float *c = p->c + worker * c_floats(g, p->block), *gate = g->gated ? c + p->block * SAEI_BLOCK : NULL;
+    product(p, &g->main, c, worker, r0, n, j0, nj);
+    if (gate)
+        product(p, &g->gate, gate, worker, r0, n, j0, nj);
+    for (size_t r = 0; r < n; r++)
+        finish(p, c + r * SAEI_BLOCK, gate ? gate + r * SAEI_BLOCK : NULL, p->first + (int64_t)(r0 + r), j0, nj);
     saei_fp_leave(mode);
 }
 
@@ -187,14 +267,54 @@ static sae_status check_rows(const sae_gemm *g, const saei_rows *x, const saei_r
     return SAE_OK;
 }
 
+/* A residual is y itself, or apart from it. */
+static sae_status check_residual(const pass *p, sae_error *err)
+{
+    const saei_rows *r = &p->residual, *y = &p->y;
+    uintptr_t first, last, y_first, y_last;
+    if (r->n != y->n)
+        return saei_fail(err, SAE_E_SHAPE, "sae_gemm_run: residual has %lld rows, y has %lld", (long long)r->n, (long long)y->n);
+    if (!r->n || (r->x == y->x && r->dtype == y->dtype && (r->stride == y->stride || r->n == 1)))
+        return SAE_OK;
+    if (!span(&first, &last, r, p->g->n_out) || !span(&y_first, &y_last, y, p->g->n_out))
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run: %lld rows of residual of stride %lld bytes leave the address space",
+                         (long long)r->n, (long long)r->stride);
+    if (first <= y_last && y_first <= last)
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_run: residual and y overlap and are not the same rows: make them the same, or apart");
+    return SAE_OK;
+}
+
+static sae_status read_epilogue(pass *p, const sae_gemm_epilogue *epilogue, sae_error *err)
+{
+    sae_gemm_epilogue e;
+    if (!epilogue)
+        return SAE_OK;
+    sae_status status = saei_read_struct(&e, sizeof e, epilogue, "sae_gemm_epilogue", err);
+    if (status)
+        return status;
+    if (e.reserved)
+        return saei_fail(err, SAE_E_ARG, "sae_gemm_epilogue.reserved = %u: zero the struct before use", (unsigned)e.reserved);
+    p->threshold = e.threshold;
+    if (!e.residual)
+        return SAE_OK;
+    status = read_rows(&p->residual, e.residual, p->g->n_out, false, "residual", err);
+    return status ? status : check_residual(p, err);
+}
+
 sae_status sae_gemm_run(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, void *scratch, size_t scratch_bytes, sae_error *err)
+{
+    return sae_gemm_run_with(gemm, x, y, NULL, scratch, scratch_bytes, err);
+}
+
+sae_status sae_gemm_run_with(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, const sae_gemm_epilogue *epilogue, void *scratch,
+                             size_t scratch_bytes, sae_error *err)
 {
     if (!gemm)
         return saei_fail(err, SAE_E_ARG, "sae_gemm_run: gemm is NULL");
     pass p = {.g = gemm};
     sae_status status;
     if ((status = read_rows(&p.x, x, gemm->n_in, false, "x", err)) || (status = read_rows(&p.y, y, gemm->n_out, true, "y", err)) ||
-        (status = check_rows(gemm, &p.x, &p.y, err)))
+        (status = check_rows(gemm, &p.x, &p.y, err)) || (status = read_epilogue(&p, epilogue, err)))
         return status;
     const size_t most = p.x.n < PASS ? (size_t)p.x.n : PASS, need = lay_scratch(&p, gemm, most, NULL);
     if (!scratch && most)

@@ -48,7 +48,9 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
         } else {
             k->pack_panels(pack, &w->m, j0, nj, k0, kc);
         }
-        k->panels(c, ldc, panels, stride, n_panels, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0);
+        const saei_ahead next = {panels + kc * SAEI_PANEL, stride * sizeof *panels,
+                                 min_size(slice, d - k0 - kc) * SAEI_PANEL * sizeof *panels};
+        k->panels(c, ldc, panels, stride, n_panels, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0, w->panels ? &next : NULL);
         k0 += kc;
     } while (k0 < d);
 }

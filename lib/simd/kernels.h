@@ -52,6 +52,28 @@ typedef struct saei_span {
     int32_t first_offset, second_offset;
 } saei_span;
 
+/* What a product brings into L2 while it computes, since the next one will read it: `bytes` bytes for each of its panels, `stride` apart. */
+typedef struct saei_ahead {
+    const void *first;
+    size_t stride, bytes;
+} saei_ahead;
+
+/* Weights kept in fewer bytes than 4, in panels of 48 features, zero-padded; each stands for one f32 number:
+ *   BF16  panel [ceil(d/2)][48][2]: two of a chain side by side, which one load and two instructions widen
+ *   F16   panel [d][48]
+ *   INT8  panel of ceil(d/block) blocks, each 48 f32 scales and [block][48] (the last one shorter): (float)q * scale, rounded */
+typedef int32_t saei_keep;
+
+enum { SAEI_KEEP_F32 = 0, SAEI_KEEP_BF16 = 1, SAEI_KEEP_F16 = 2, SAEI_KEEP_INT8 = 3 };
+
+typedef struct saei_kept {
+    const unsigned char *data; /* 64-byte aligned */
+    size_t panel_bytes;        /* from one panel to the next, a multiple of 64 */
+    size_t d;
+    size_t block; /* weights that share a scale; d where there are no scales, or one for the whole chain */
+    saei_keep as; /* not F32 */
+} saei_kept;
+
 /* One line per kernel: return type, name, arguments. The table, the tests and the docs are made from this list. */
 #define SAEI_KERNELS(K)  \
     SAEI_MOST_KERNELS(K) \
@@ -68,7 +90,25 @@ typedef struct saei_span {
     /* The same for pairs of a feature and a plane x[i] [d16][16]: c[i] is the sum of feature ids[i], i < n. */                              \
     K(void, int8_pairs, (int32_t * c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16))
 
+/* Products with kept weights, and what follows a product. */
+#define SAEI_WEIGHT_KERNELS(K)                                                                                                            \
+    /* gemv_panels with panels p0 .. p0+n_panels-1 of kept weights: r < n_rows <= 4, ldc >= 48 * n_panels. */                             \
+    K(void, gemv_kept, (float *c, size_t ldc, const saei_kept *w, size_t p0, size_t n_panels, const float *x, size_t ldx, size_t n_rows)) \
+    /* panels with kept weights and one group of rows, n_rows <= 8: weights k0 .. k0+kc-1 of panels p0 .. p0+n_panels-1, \
+     * xp [kc][8], begun at c's own value when k0 > 0. k0 is even, and a multiple of the block where there are several. \
+     * Unless wide is NULL, the weights go there as f32 panels [n_panels][kc][48], 64-byte aligned, for further groups. */                \
+    K(void, panels_kept,                                                                                                                  \
+      (float *c, size_t ldc, const saei_kept *w, size_t p0, size_t n_panels, const float *xp, size_t n_rows, size_t k0, size_t kc,        \
+       float *wide))                                                                                                                      \
+    /* y[i] = g / (1 + e^-g) * y[i] with g = gate[i], i < n. e^t: t is held within -87 .. 100 (a NaN becomes -87), \
+     * n = rn(t * 1.44269504f), r = fma(n, 2.1219444e-4f, fma(n, -0.693359375f, t)), the series of e^r to r^7 by Horner's rule \
+     * in fused multiply-adds, times 2^h, times 2^(n - h), h = rn(n / 2), where rn(z) = (z + 1.5 * 2^23) - 1.5 * 2^23. */                      \
+    K(void, silu_gate, (float *y, const float *gate, size_t n))                                                                           \
+    /* y[i] = y[i] <= threshold[i] ? +0 : y[i], i < n; a NaN stays. */                                                                    \
+    K(void, keep_above, (float *y, const float *threshold, size_t n))
+
 #define SAEI_MOST_KERNELS(K)                                                                                                               \
+    SAEI_WEIGHT_KERNELS(K)                                                                                                                 \
     /* dst[i] = (float)src[i], exact, i < n. */                                                                                            \
     K(void, widen, (float *dst, const void *src, sae_dtype dtype, size_t n))                                                               \
     /* dst[i] = src[i] rounded to nearest even (NaN stays a quiet NaN). */                                                                 \
@@ -84,10 +124,10 @@ typedef struct saei_span {
     K(void, pack_lanes, (float *dst, const float *src, size_t n, size_t d))                                                                \
     /* Panel product. c[r][48*p + i] = chain over k < kc of panels[p*panel_stride + 48*k + i] * xp[r/8][k][r%8], begun at c's own \
      * value when `resume`, else at +0. xp groups are xp_stride floats apart; panels and xp 64-byte aligned (panel_stride,     \
-     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. */        \
+     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. `next` may be NULL. */        \
     K(void, panels,                                                                                                                        \
       (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,  \
-       size_t kc, bool resume))                                                                                                            \
+       size_t kc, bool resume, const saei_ahead *next))                                                                                    \
     /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */   \
     K(void, gemv_panels,                                                                                                                   \
       (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                   \

@@ -10,7 +10,7 @@
  *   v_quad, v_square(r, rows, at)   lane i of r[q] is float q of the 4 or VN floats at rows[i] + at
  *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; PROBE_MR likewise
  *   GEMV_CHAINS           sums that fit into the registers beside 4 elements of x and a weight; at most GEMV_PANELS panels are streams at once
- * and those of kernels_int8.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
+ * and those of kernels_int8.h and kernels_weights.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
  * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
@@ -249,9 +249,15 @@ static void pack_lanes(float *dst, const float *src, size_t n, size_t d)
 
 /* ---- products ---- */
 
+/* What is fetched for later: two lines a step, `step` bytes apart from those of the next. */
+typedef struct ahead {
+    const unsigned char *at;
+    size_t step;
+} ahead;
+
 /* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
  * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
-INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored)
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored, ahead *far)
 {
     V a[PANEL_MR][PANEL_NV];
     UNROLL
@@ -262,6 +268,9 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
     }
     for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
         V b[PANEL_NV];
+        __builtin_prefetch(far->at, 0, 2);
+        __builtin_prefetch(far->at + far->step / 2, 0, 2);
+        far->at += far->step;
         UNROLL
         for (int v = 0; v < PANEL_NV; v++) {
             b[v] = v_load(w + v * VN);
@@ -286,28 +295,36 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
 }
 
 /* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
-INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left)
+INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left, ahead *far)
 {
     for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
         const size_t n = min_of(left - r, PANEL_MR);
         for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
             float *to = c + r * ldc + v;
             if (n > PANEL_MR / 2)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n, far);
             else if (n > PANEL_MR / 4)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n, far);
             else
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n);
+                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n, far);
         }
     }
 }
 
+/* What is to be fetched is shared evenly among the steps of all tiles of a panel; where nothing is, its own weights are, which are there. */
 static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride,
-                   size_t n_rows, size_t kc, bool resume)
+                   size_t n_rows, size_t kc, bool resume, const saei_ahead *next)
 {
+    enum { PARTS = SAEI_PANEL / (PANEL_NV * VN) };
+    const size_t steps = (n_rows + PANEL_MR - 1) / PANEL_MR * PARTS * kc, each = next && steps ? (next->bytes + steps - 1) / steps : 0;
     for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
-        for (size_t p = 0; p < n_panels; p++)
-            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, w + p * panel_stride, xp, kc, resume, n_rows - r);
+        for (size_t p = 0; p < n_panels; p++) {
+            const float *at = w + p * panel_stride;
+            ahead far = {(const unsigned char *)at, each};
+            if (each)
+                far.at = (const unsigned char *)next->first + p * next->stride + r / PANEL_MR * PARTS * kc * each;
+            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, at, xp, kc, resume, n_rows - r, &far);
+        }
 }
 
 /* The rows of x that a dot kernel works on: 1, 2 or 4, of which the last may be repeated. */
@@ -385,6 +402,8 @@ static void gemv_panels(float *c, size_t ldc, const float *w, size_t n_panels, c
     else
         gemv_rows(c, ldc, w, n_panels, &rows, d, 4, n_rows);
 }
+
+#include "simd/kernels_weights.h"
 
 /* kn <= 4 weights of nr rows for a run of columns: the accumulators live in c, which stays in L1, and are touched once per 4 weights. */
 INLINE void cols_step(float *c, size_t ldc, const unsigned char *w, size_t width, size_t nj, const float *x, size_t ldx, int nr, int kn,

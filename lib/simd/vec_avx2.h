@@ -113,6 +113,38 @@ static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
     memcpy(v, p, n * sizeof *v);
     return v_ints(v, less);
 }
+static inline V v_pair_low(const void *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16));
+}
+static inline V v_pair_high(const void *p)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi32(-65536)));
+}
+static inline V v_load_i8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+static inline V v_min(V a, V b)
+{
+    return _mm256_min_ps(a, b);
+}
+static inline V v_max(V a, V b)
+{
+    return _mm256_max_ps(a, b);
+}
+static inline V v_div(V a, V b)
+{
+    return _mm256_div_ps(a, b);
+}
+static inline V v_pow2(V n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+static inline V v_above(V a, V b)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ), a);
+}
 static inline uint32_t v_finite(V a)
 {
     const V magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);

@@ -105,6 +105,38 @@ static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
 {
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(v_first(n), p), _mm512_set1_epi32(less)));
 }
+static inline V v_pair_low(const void *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline V v_pair_high(const void *p)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)));
+}
+static inline V v_load_i8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+static inline V v_min(V a, V b)
+{
+    return _mm512_min_ps(a, b);
+}
+static inline V v_max(V a, V b)
+{
+    return _mm512_max_ps(a, b);
+}
+static inline V v_div(V a, V b)
+{
+    return _mm512_div_ps(a, b);
+}
+static inline V v_pow2(V n)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+static inline V v_above(V a, V b)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ), a);
+}
 static inline uint32_t v_finite(V a)
 {
     return _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);

@@ -123,6 +123,40 @@ static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
     memcpy(v, p, n * sizeof *v);
     return v_ints(v, less);
 }
+static inline V v_pair_low(const void *p)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u8(vld1q_u8(p)), 16));
+}
+static inline V v_pair_high(const void *p)
+{
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(vld1q_u8(p)), vdupq_n_u32(0xffff0000u)));
+}
+static inline V v_load_i8(const void *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word))))));
+}
+static inline V v_min(V a, V b)
+{
+    return vminnmq_f32(a, b);
+}
+static inline V v_max(V a, V b)
+{
+    return vmaxnmq_f32(a, b);
+}
+static inline V v_div(V a, V b)
+{
+    return vdivq_f32(a, b);
+}
+static inline V v_pow2(V n)
+{
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+}
+static inline V v_above(V a, V b)
+{
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(a, b)));
+}
 static inline uint32_t v_finite(V a)
 {
     return v_bits(vcltq_f32(vabsq_f32(a), vdupq_n_f32(__builtin_inff())));

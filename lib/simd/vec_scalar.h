@@ -94,6 +94,41 @@ static inline V v_ints_n(const int32_t *p, int32_t less, size_t n)
 {
     return n ? v_ints(p, less) : 0.0f;
 }
+static inline V v_pair_low(const void *p)
+{
+    return saei_load(p, SAE_BF16);
+}
+static inline V v_pair_high(const void *p)
+{
+    return saei_load((const uint16_t *)p + 1, SAE_BF16);
+}
+static inline V v_load_i8(const void *p)
+{
+    return (float)*(const int8_t *)p;
+}
+static inline V v_min(V a, V b)
+{
+    return a < b ? a : b;
+}
+static inline V v_max(V a, V b)
+{
+    return a > b ? a : b;
+}
+static inline V v_div(V a, V b)
+{
+    return a / b;
+}
+static inline V v_pow2(V n)
+{
+    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static inline V v_above(V a, V b)
+{
+    return a <= b ? 0.0f : a;
+}
 static inline uint32_t v_finite(V a)
 {
     return isfinite(a) ? 1u : 0u;

@@ -176,11 +176,95 @@ static void hooks_may_refuse(const engine_model *m)
     engine_session *s = session(m, 1);
     need(engine_point_parse(&at, m, "blocks.2.hook_attn_out", &err));
     for (int i = 0; i < ENGINE_MAX_HOOKS; i++)
-        need(engine_session_hook(s, at, say_no, NULL, &err));
-    expect(!engine_session_hook(s, at, say_no, NULL, &err), "one hook too many");
+        need(engine_session_hook(s, at, say_no, NULL, NULL, &err));
+    expect(!engine_session_hook(s, at, say_no, NULL, NULL, &err), "one hook too many");
     refused(s, &(engine_batch){.n_rows = 1, .token = &zero, .sequence = &zero, .position = &zero}, "no more than 1 rows");
     expect(engine_session_length(s, 0) == 0, "a step that failed does not count");
     engine_session_free(s);
+}
+
+/* Counts the rows that are computed. */
+typedef struct counter {
+    int32_t rows;
+    bool shares;
+} counter;
+
+static bool count(void *user, const engine_rows *rows, engine_error *e)
+{
+    (void)e;
+    ((counter *)user)->rows += rows->n_rows;
+    return true;
+}
+
+static bool may_share(void *user, int32_t to, int32_t from, int32_t n)
+{
+    (void)to, (void)from, (void)n;
+    return ((counter *)user)->shares;
+}
+
+enum { COMMON = 20, NEW = 6, PROMPTS = 4, LONG = 48 };
+
+/* Prompts that begin alike: two go on differently, one ends where they part, one is another. */
+static engine_request prompt(int32_t i, int32_t *tokens)
+{
+    static const int32_t more[PROMPTS] = {5, 3, 0, 2};
+    engine_request r = {.tokens = tokens, .n = COMMON + more[i], .capacity = COMMON + more[i] + NEW};
+    for (int32_t p = 0; p < r.n; p++)
+        tokens[p] = token_of(i == 3 ? 11 : p < COMMON ? 7 : i, p);
+    engine_sampler_init(&r.sampler, 1.0f, 0, (uint64_t)i);
+    return r;
+}
+
+/* Generates in one session, with a hook that counts unless `c` is NULL. */
+static void generate(const engine_model *m, const int32_t *which, int32_t n, int32_t out[][LONG], counter *c)
+{
+    engine_session *s = session(m, n);
+    engine_request r[PROMPTS];
+    if (c)
+        need(engine_session_hook(s, (engine_point){.layer = 0, .kind = ENGINE_ATTN_OUT}, count, may_share, c, &err));
+    for (int32_t i = 0; i < n; i++)
+        r[i] = prompt(which[i], out[i]);
+    need(engine_generate(s, r, n, NULL, NULL, &err));
+    for (int32_t i = 0; i < n; i++)
+        memset(out[i] + r[i].n, 0, (size_t)(LONG - r[i].n) * sizeof out[i][0]);
+    engine_session_free(s);
+}
+
+static void prefixes_are_computed_once(const engine_model *m)
+{
+    static const int32_t all[PROMPTS] = {0, 1, 2, 3};
+    static int32_t alone[PROMPTS][LONG], together[PROMPTS][LONG];
+    counter one = {0, false}, none = {0, false}, shared = {0, true};
+    for (int32_t i = 0; i < PROMPTS; i++)
+        generate(m, all + i, 1, alone + i, &one);
+    generate(m, all, PROMPTS, together, NULL);
+    expect(!memcmp(alone, together, sizeof alone), "prompts that begin alike give what they give alone");
+    generate(m, all, PROMPTS, together, &none);
+    expect(!memcmp(alone, together, sizeof alone) && none.rows == one.rows, "a hook that does not share sees every row");
+    generate(m, all, PROMPTS, together, &shared);
+    expect(!memcmp(alone, together, sizeof alone), "shared prompts give what they give alone, with a hook too");
+    expect(shared.rows == one.rows - COMMON - (COMMON - 1), "what prompts have in common is computed once");
+}
+
+static void sessions_share(const engine_model *m, const char *path, float *a, float *b)
+{
+    const size_t bytes = (size_t)m->shape.n_vocab * sizeof *a;
+    engine_session *s = session(m, 3);
+    engine_sae *e = sae(m, path, s, 2);
+    feed(s, 0, 5, 0, N, a);
+    feed(s, 2, 9, 0, N, b);
+    engine_sae_set_slot(e, 1, 1);
+    expect(!engine_session_share(s, 1, 0, 8), "sequences with other edits share nothing");
+    engine_sae_set_slot(e, 1, 0);
+    expect(engine_session_share(s, 1, 0, 8) && engine_session_length(s, 1) == 8, "sequences with the same edits share");
+    feed(s, 1, 5, 8, N - 8, b);
+    expect(!memcmp(a, b, bytes), "what was taken over is what would have been computed");
+    expect(!engine_session_share(s, 1, 1, 2) && !engine_session_share(s, 3, 0, 2) && !engine_session_share(s, 1, -1, 2),
+           "of two sequences");
+    expect(!engine_session_share(s, 1, 0, N + 1) && !engine_session_share(s, 1, 0, -1), "no more than there is");
+    expect(engine_session_length(s, 1) == N, "a refused share changes nothing");
+    engine_session_free(s);
+    engine_sae_free(e);
 }
 
 int main(int argc, char **argv)
@@ -190,7 +274,7 @@ int main(int argc, char **argv)
     if (argc != 3)
         return 2;
     need(engine_host_create(&host, 2, &err));
-    need(engine_model_open(&m, &host, argv[1], &err));
+    need(engine_model_open(&m, &host, argv[1], ENGINE_STORED, &err));
     float *a = malloc(6 * (size_t)m->shape.n_vocab * sizeof *a), *b = a + 3 * (size_t)m->shape.n_vocab;
     need(a);
     sequences_do_not_touch(m, a, b);
@@ -198,6 +282,8 @@ int main(int argc, char **argv)
     slots_choose_edits(m, argv[2], a, b);
     bad_batches(m);
     hooks_may_refuse(m);
+    prefixes_are_computed_once(m);
+    sessions_share(m, argv[2], a, b);
     free(a);
     engine_model_free(m);
     engine_host_free(&host);

@@ -146,6 +146,66 @@ def test_sequences_do_not_show(build: Build, world: Path) -> None:
     assert len({tuple(s["tokens"]) for s in together}) == 3
 
 
+def test_common_beginnings_do_not_show(build: Build, world: Path) -> None:
+    """Prompts that begin alike are computed once up to where they part, and watched codes are there for all of them."""
+    common = "abc ab cab bca cc aab bb ac ca"
+    prompts = [f"{common}{end}" for end in ("", " a", " b", "c")]
+    fixed = ["run", "--model", world / "m.bin", "--tokenizer", world / "t.bin", "--sae", world / "sae", "--watch", "0,1,2,3"]
+    fixed += ["--temperature", 1, "-n", 6, "--add", "3=2"]
+    for batch in (64, 5):
+        together = result(build, *fixed, "--batch", batch, "--seed", 9, *(x for p in prompts for x in ("--prompt", p)))["sequences"]
+        assert len(together[0]["prompt_tokens"]) > 17
+        for i, p in enumerate(prompts):
+            assert result(build, *fixed, "--seed", 9 + i, "--prompt", p)["sequences"] == [together[i]]
+
+
+# ---- weights ----
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_stored_weights_give_the_bits_of_f32(build: Build, tmp_path: Path, dtype: str) -> None:
+    folder = toy.write_hf(toy.random(2, False, dtype), tmp_path / "m", dtype)
+    want = logits(build, folder, tmp_path / "l.npy").tobytes()
+    for args in (
+        ["--weights", "stored"],
+        ["--weights", "f32"],
+        ["--weights", "stored", "--batch", 3],
+        ["--weights", "f32", "--threads", 2],
+    ):
+        assert logits(build, folder, tmp_path / "l.npy", *args).tobytes() == want, args
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_int8_weights(build: Build, tmp_path: Path, dtype: str) -> None:
+    """Matrices that are multiplied are rounded by blocks of 32, and the embedding is not."""
+    m = toy.random(2, False, dtype)
+    folder = toy.write_hf(m, tmp_path / "m", dtype)
+    exact = m.run(IDS)
+    for k in ("q", "k", "v", "o", "w1", "w2", "w3", "head"):
+        w = m.t[k]
+        for at in range(0, w.shape[-1], 32):
+            part = w[..., at : at + 32]
+            scale = np.abs(part).max(-1, keepdims=True) / np.float32(127)
+            w[..., at : at + 32] = np.rint(part / scale) * scale
+    got = logits(build, folder, tmp_path / "l.npy", "--weights", "int8")
+    assert np.abs(got - m.run(IDS)).max() <= 1e-4 < np.abs(got - exact).max()
+    assert logits(build, folder, tmp_path / "l.npy", "--weights", "int8", "--batch", 1).tobytes() == got.tobytes()
+
+
+def test_mixed_types(build: Build, tmp_path: Path) -> None:
+    """Every tensor may have a type of its own, but a gate and what it multiplies are packed together."""
+    m = toy.random()
+    folder = toy.write_hf(m, tmp_path / "m")
+    tensors = {k: v.astype(np.float16 if "q_proj" in k or "norm" in k else np.float32) for k, v in toy.hf_tensors(m).items()}
+    toy.save_file(tensors, folder / "model.safetensors")
+    for k in ("q", "n1", "n2", "norm"):
+        m.t[k] = m.t[k].astype(np.float16).astype(np.float32)
+    assert np.abs(logits(build, folder, tmp_path / "l.npy") - m.run(IDS)).max() <= 1e-4
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].astype(np.float16)
+    toy.save_file(tensors, folder / "model.safetensors")
+    refused(build, "of type f32 and what it multiplies of f16", "logprobs", "--model", folder, "--tokens", "1,2")
+
+
 def test_embedded(build: Build, world: Path) -> None:
     """What a server does with engine.h: embed.c tells."""
     r = subprocess.run([build["embed"], world / "m.bin", world / "sae"], capture_output=True, text=True)
@@ -239,6 +299,14 @@ def test_watching(build: Build, world: Path) -> None:
     codes = toy.codes(t, toy.random().seen(IDS, HOOK))[:, [3, 0, 31]]
     assert s["seen"]["hook_name"] == HOOK and s["seen"]["features"] == [3, 0, 31]
     assert np.abs(np.array(s["seen"]["values"]) - codes).max() <= 1e-4 and (codes > 0).any()
+
+
+@pytest.mark.parametrize("name", ["attn_out", "mlp_out"])
+def test_watching_what_is_added(build: Build, world: Path, name: str) -> None:
+    """Without a hook a product is added as it is made, with one after the hook has seen it: the same bits."""
+    toy.write_sae(world / "sae", hook=f"blocks.1.hook_{name}")
+    want = logits(build, world / "m.bin", world / "l.npy").tobytes()
+    assert logits(build, world / "m.bin", world / "l.npy", "--sae", world / "sae", "--watch", "3").tobytes() == want
 
 
 def test_watching_sees_the_row_before_the_edit(build: Build, world: Path) -> None:
@@ -557,6 +625,7 @@ def _file(path: Path, data: str | bytes) -> Path:
         ("exclude each other", ["run", "--model", "m", "--prompt", "a", "--tokens", "1"]),
         ("are needed", ["export", "--model", "m"]),
         ("--sae is missing", ["bench", "--model", "m"]),
+        ("stored, f32 or int8, not 'int4'", ["logprobs", "--model", "m", "--tokens", "1", "--weights", "int4"]),
     ],
 )
 def test_wrong_command_lines(build: Build, sentence: str, args: list[str]) -> None:

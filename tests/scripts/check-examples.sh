@@ -93,7 +93,7 @@ int main(void)
     float x[] = {1, 10, 100}, y[2];
     sae_env *env;
     sae_gemm *gemm;
-    sae_gemm_weights weights = {sizeof weights, SAE_F32, w, 0, NULL, 2, 3};
+    sae_gemm_weights weights = {.struct_size = sizeof weights, .dtype = SAE_F32, .w = w, .n_out = 2, .n_in = 3};
     sae_rows in = {sizeof in, SAE_F32, x, 0, 1, NULL}, out = {sizeof out, SAE_F32, y, 0, 1, NULL};
     int32_t backend = sae_gemm_blis_available() == SAE_YES ? SAE_GEMM_BLIS : SAE_GEMM_NATIVE;
     if (sae_env_create(&env, NULL, NULL) || sae_gemm_pack(&gemm, env, &weights, backend, NULL) ||

@@ -105,6 +105,11 @@ SAE_L2 = 3
 SAE_GEMM_NATIVE = 0
 SAE_GEMM_BLIS = 1
 SAE_GEMM_AUTO = 2
+SAE_GEMM_AS_F32 = 0
+SAE_GEMM_AS_STORED = 1
+SAE_GEMM_INT8_ROWS = 2
+SAE_GEMM_INT8_BLOCKS = 3
+SAE_GEMM_BLOCK = 32
 SAE_MOST_ENTRIES = 1000
 SAE_MOST_TOKENS = 4096
 SAE_MOST_TEXT = 65536
@@ -379,6 +384,21 @@ class sae_gemm_weights(Structure):
         ("bias", c_void_p),  # const float *bias
         ("n_out", c_int32),  # int32_t n_out
         ("n_in", c_int32),  # int32_t n_in
+        ("storage", c_int32),  # sae_gemm_storage storage
+        ("block_bytes", c_int32),  # int32_t block_bytes
+        ("scales", c_void_p),  # const void *scales
+        ("gate", c_void_p),  # const void *gate
+        ("gate_scales", c_void_p),  # const void *gate_scales
+        ("gate_bias", c_void_p),  # const float *gate_bias
+    )
+
+
+class sae_gemm_epilogue(Structure):
+    _fields_ = (
+        ("struct_size", c_uint32),  # uint32_t struct_size
+        ("reserved", c_uint32),  # uint32_t reserved
+        ("residual", POINTER(sae_rows)),  # const sae_rows *residual
+        ("threshold", c_void_p),  # const float *threshold
     )
 
 
@@ -389,6 +409,8 @@ class sae_gemm_form(Structure):
         ("n_out", c_int32),  # int32_t n_out
         ("n_in", c_int32),  # int32_t n_in
         ("packed_bytes", c_int64),  # int64_t packed_bytes
+        ("storage", c_int32),  # sae_gemm_storage storage
+        ("gated", c_int32),  # int32_t gated
     )
 
 
@@ -621,12 +643,26 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     # sae_status sae_gemm_run(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, void *scratch, size_t
     #     scratch_bytes, sae_error *err)
     "sae_gemm_run": (c_int32, c_void_p, POINTER(sae_rows), POINTER(sae_rows), c_void_p, c_size_t, POINTER(sae_error)),
+    # sae_status sae_gemm_run_with(const sae_gemm *gemm, const sae_rows *x, const sae_rows *y, const
+    #     sae_gemm_epilogue *epilogue, void *scratch, size_t scratch_bytes, sae_error *err)
+    "sae_gemm_run_with": (
+        c_int32,
+        c_void_p,
+        POINTER(sae_rows),
+        POINTER(sae_rows),
+        POINTER(sae_gemm_epilogue),
+        c_void_p,
+        c_size_t,
+        POINTER(sae_error),
+    ),
     # sae_status sae_gemm_info(const sae_gemm *gemm, sae_gemm_form *out)
     "sae_gemm_info": (c_int32, c_void_p, POINTER(sae_gemm_form)),
     # int32_t sae_gemm_blis_available(void)
     "sae_gemm_blis_available": (c_int32,),
     # const char *sae_gemm_backend_name(sae_gemm_backend backend)
     "sae_gemm_backend_name": (c_char_p, c_int32),
+    # const char *sae_gemm_storage_name(sae_gemm_storage storage)
+    "sae_gemm_storage_name": (c_char_p, c_int32),
     # void sae_gemm_free(sae_gemm *gemm)
     "sae_gemm_free": (None, c_void_p),
     # sae_status sae_catalog_create(sae_catalog **out, sae_env *env, const char *path, sae_model *model, sae_error *err)
