@@ -112,6 +112,7 @@ typedef struct saei_screening {
     int32_t *sums;     /* per worker: [step_sums] */
     size_t step_sums;
     saei_pairs *pairs;       /* per worker */
+    uint32_t *marks;         /* top-k: [max_rows] of bits by feature, whose codes are known */
     int32_t *map;            /* [max_rows]: which rows `dense` holds */
     _Atomic(int32_t) *count; /* [max_rows]: candidates; -1 = the row is to be encoded densely */
 } saei_screening;

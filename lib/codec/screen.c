@@ -3,11 +3,11 @@
  * make the codes by the same functions as in a dense encode. Up to SAEI_FEW rows, whose pass waits for memory, go through it in 16 bits at
  * once.
  *
- * A top-k knows its threshold only afterwards. Its bounds are kept, and what somewhat more than k values exceed is guessed from them; where at
- * least k codes do exceed the guess, the k largest are the selection.
+ * A top-k knows its threshold only afterwards. Its bounds are kept; the features that are about the k largest, the seeds, get their exact dots
+ * first, and what the k-th largest of their codes is, the others have to reach.
  *
- * Rows that the error terms do not hold for, rows with so many candidates that the dense products are faster, and rows whose guess was too
- * high are encoded densely together. */
+ * Rows that the error terms do not hold for, and rows with so many candidates that the dense products are faster, are encoded densely
+ * together. */
 #include "codec/screen.h"
 
 #include <math.h>
@@ -16,6 +16,7 @@
 enum {
     GROUP = 6,        /* rows whose first planes lie together */
     STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
+    MARKS = 32,       /* features to a word of marks */
     STEP_FEW = 192,   /* the same of few rows, whose bytes pass once */
     LANES = 16,       /* pairs scored at once */
     SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
@@ -26,6 +27,11 @@ enum {
 static size_t at_most(size_t n, size_t most)
 {
     return n < most ? n : most;
+}
+
+static size_t mark_words(const sae_model *model)
+{
+    return ((size_t)model->parts.d_sae + MARKS - 1) / MARKS;
 }
 
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block)
@@ -39,6 +45,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
     const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_spans));
     const size_t sums = saei_reserve(&total, workers * step_sums, sizeof(int32_t));
     const size_t pairs = saei_reserve(&total, workers, sizeof(saei_pairs));
+    const size_t marks = saei_reserve(&total, model->parts.k ? max_rows * mark_words(model) : 0, sizeof(uint32_t));
     const size_t map = saei_reserve(&total, max_rows, sizeof(int32_t)), counts = saei_reserve(&total, max_rows, sizeof(int32_t));
     if (!block || total == SIZE_MAX)
         return total;
@@ -49,6 +56,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
                           .sums = (int32_t *)(void *)(block + sums),
                           .step_sums = step_sums,
                           .pairs = (saei_pairs *)(void *)(block + pairs),
+                          .marks = (uint32_t *)(void *)(block + marks),
                           .map = (int32_t *)(void *)(block + map),
                           .count = (_Atomic(int32_t) *)(void *)(block + counts)};
     return total;
@@ -384,6 +392,7 @@ static void bound_task(void *job, uint32_t tile, uint32_t worker)
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
     step t = step_of(j, tile, worker);
+    begin_tile(j, tile);
     while (next_step(&t)) {
         take_sums(j, &t);
         for (size_t r = 0; r < j->n; r++)
@@ -393,46 +402,110 @@ static void bound_task(void *job, uint32_t tile, uint32_t worker)
     saei_fp_leave(mode);
 }
 
-/* What row r has somewhat more than k values above, as far as the bytes tell; 0 when there are no so many features. What a value differs by
- * from the middle of its interval is like the dot of random vectors, a sqrt(d)-th of what bounds it; four times that is taken away. */
-static float guess_of(const screen_job *j, size_t r, float *pick)
+/* Where the value of a feature of row r is about: the middle of its interval. */
+static float middle(const screen_job *j, size_t r, size_t feature)
 {
-    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k), size = fit < 1 ? 1 : at_most(fit, 16);
-    const float *upper = j->work->val + r * n, most_lost = 1.0f + 4.0f / sqrtf((float)j->model->parts.d_in);
     const saei_bound *b = &j->screen->bound;
     const saei_span *x = span_of(j, r);
+    return j->work->val[r * (size_t)j->model->parts.d_sae + feature] - (b->error[feature] * x->norm + b->norm[feature] * x->slack);
+}
+
+/* A value that at least k middles reach, hardly more; -Inf when there are no so many groups of features. */
+static float kth_middle(const screen_job *j, size_t r, float *pick)
+{
+    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k), size = fit < 1 ? 1 : at_most(fit, 16);
     size_t groups = 0;
     for (size_t first = 0; first < n; first += size) {
         float most = -INFINITY;
         for (size_t i = first; i < first + at_most(size, n - first); i++) {
-            const float about = upper[i] - (b->error[i] * x->norm + b->norm[i] * x->slack) * most_lost;
-            most = about > most ? about : most;
+            const float m = middle(j, r, i);
+            most = m > most ? m : most;
         }
         pick[groups++] = most;
     }
-    return k < groups ? saei_kth_largest(pick, groups, k) : 0.0f;
+    return k < groups ? saei_kth_largest(pick, groups, k) : -INFINITY;
 }
 
-static void guess_task(void *job, uint32_t r, uint32_t worker)
+/* Features of row r whose middle is at least `low`, 2 k at most. */
+static size_t find_seeds(const screen_job *j, size_t r, int32_t *ids, float low)
+{
+    const size_t n = (size_t)j->model->parts.d_sae, most = 2 * (size_t)j->model->parts.k;
+    size_t m = 0;
+    for (size_t i = 0; i < n && m < most && low > -INFINITY; i++)
+        if (middle(j, r, i) >= low)
+            ids[m++] = (int32_t)i;
+    return m;
+}
+
+/* The exact codes of m seeds in the place of their bounds, and in `codes`. */
+static void score_seeds(const screen_job *j, size_t r, const int32_t *ids, size_t m, float *codes)
+{
+    const size_t d = (size_t)j->model->parts.d_in;
+    float *val = j->work->val + r * (size_t)j->model->parts.d_sae;
+    uint32_t *marks = j->s->marks + r * mark_words(j->model);
+    j->model->env->kernels->dot_rows(codes, m, &j->rows, ids, 0, m, j->work->xc + r * d, d, 1);
+    for (size_t i = 0; i < m; i++) {
+        const size_t f = (size_t)ids[i];
+        int64_t bad = 0;
+        val[f] = codes[i] = saei_code(&j->model->act, f, codes[i], &bad);
+        count_bad(j, r, f, bad);
+        marks[f / MARKS] |= 1u << f % MARKS;
+    }
+}
+
+/* What codes must exceed to be among the k largest, given m of them: the float before the k-th largest, since equal ones are decided by their
+ * index; 0 when k are not positive. Positive floats order like their bits. */
+static float floor_of(float *codes, size_t m, size_t k)
+{
+    size_t positive = 0;
+    for (size_t i = 0; i < m; i++)
+        positive += codes[i] > 0.0f;
+    if (positive < k)
+        return 0.0f;
+    float kth = saei_kth_largest(codes, m, k);
+    uint32_t bits;
+    memcpy(&bits, &kth, sizeof bits);
+    bits--;
+    memcpy(&kth, &bits, sizeof kth);
+    return kth;
+}
+
+static void seed_task(void *job, uint32_t r, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
+    const size_t n = (size_t)j->model->parts.d_sae, words = mark_words(j->model);
+    float *pick = j->work->pick + worker * n;
+    int32_t *ids = j->work->idx + (size_t)r * n; /* not in use yet */
     saei_spans *spans = j->s->spans + r;
-    const float guess = is_dense(j, r) ? 0.0f : guess_of(j, r, j->work->pick + worker * (size_t)j->model->parts.d_sae);
-    spans->coarse.floor = spans->fine.floor = guess > 0.0f ? guess : 0.0f;
+    memset(j->s->marks + (size_t)r * words, 0, words * sizeof *j->s->marks);
+    if (!is_dense(j, r)) {
+        const size_t m = find_seeds(j, r, ids, kth_middle(j, r, pick));
+        score_seeds(j, r, ids, m, pick);
+        spans->coarse.floor = spans->fine.floor = floor_of(pick, m, (size_t)j->model->parts.k);
+    }
     saei_fp_leave(mode);
 }
 
-/* Candidates by the bounds that were kept, in the places where codes will be written. */
+/* Candidates by the bounds that were kept, and seeds, in the places where codes will be written. */
 static void judge_kept(const screen_job *j, const step *t, size_t r)
 {
     float upper[SAEI_TILE];
-    const size_t n = t->at.end - t->at.first;
+    const size_t n = t->at.end - t->at.first, row = r * (size_t)j->model->parts.d_sae;
+    const uint32_t *marks = j->s->marks + r * mark_words(j->model);
     const float floor = span_of(j, r)->floor;
-    memcpy(upper, j->work->val + r * (size_t)j->model->parts.d_sae + t->at.first, n * sizeof *upper);
-    for (size_t i = 0; i < n; i++)
-        if (!(upper[i] < floor))
-            add_candidate(j, t, r, (int32_t)(t->at.first + i));
+    int32_t *count = j->work->count + r * j->model->n_tiles + t->tile;
+    memcpy(upper, j->work->val + row + t->at.first, n * sizeof *upper);
+    for (size_t f = t->at.first; f < t->at.end; f++) {
+        const float u = upper[f - t->at.first];
+        if (marks[f / MARKS] >> f % MARKS & 1) {
+            const size_t place = row + t->at.first + (size_t)(*count)++;
+            j->work->idx[place] = (int32_t)f;
+            j->work->val[place] = u;
+        } else if (!(u < floor)) {
+            add_candidate(j, t, r, (int32_t)f);
+        }
+    }
 }
 
 static void kept_task(void *job, uint32_t tile, uint32_t worker)
@@ -440,7 +513,6 @@ static void kept_task(void *job, uint32_t tile, uint32_t worker)
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
     const step t = step_of(j, tile, worker);
-    begin_tile(j, tile);
     for (size_t r = 0; r < j->n; r++)
         if (!is_dense(j, r))
             judge_kept(j, &t, r);
@@ -471,25 +543,11 @@ static size_t join_row(const screen_job *j, size_t r, size_t *active)
     return have;
 }
 
-/* Did at least k of a row's codes reach the guess? */
-static bool guess_held(const screen_job *j, size_t r, size_t active)
-{
-    const float *val = j->work->val + r * (size_t)j->model->parts.d_sae, floor = span_of(j, r)->floor;
-    int32_t reach = 0;
-    for (size_t i = 0; i < active; i++)
-        reach += val[i] > floor;
-    return floor == 0.0f || reach >= j->model->parts.k;
-}
-
 static void finish_row(const screen_job *j, size_t r)
 {
     const size_t n = (size_t)j->model->parts.d_sae;
     size_t active;
     const size_t candidates = join_row(j, r, &active);
-    if (!guess_held(j, r, active)) {
-        leave_dense(j, r);
-        return;
-    }
     j->work->n[r] = (int32_t)saei_select(j->model, j->work->idx + r * n, j->work->val + r * n, active, j->work->pick);
     atomic_store_explicit(j->s->count + r, (int32_t)candidates, memory_order_relaxed);
 }
@@ -503,7 +561,7 @@ static sae_status find_candidates(screen_job *j)
     if (!j->model->parts.k)
         return saei_run(host, j, screen_task, tiles);
     const sae_status status = saei_run(host, j, bound_task, tiles);
-    return status || saei_run(host, j, guess_task, (uint32_t)j->n) ? SAE_E_HOST : saei_run(host, j, kept_task, tiles);
+    return status || saei_run(host, j, seed_task, (uint32_t)j->n) ? SAE_E_HOST : saei_run(host, j, kept_task, tiles);
 }
 
 static sae_status screen_rows(screen_job *j)
