@@ -709,35 +709,6 @@ static void test_dot_rows(void)
             }
 }
 
-static void dot_pairs_case(sae_dtype t, size_t n, size_t d)
-{
-    const size_t have = 1 + below(30), n_rows = 1 + below(9), ldx = d + below(3);
-    const matrix a = matrix_make(0, t, false, have, d, some_mix());
-    float *x = floats(1, (n_rows - 1) * ldx + d), *want = scratch(n);
-    int32_t *ids = place(3, n * sizeof *ids, sizeof *ids), *rows = place(4, n * sizeof *rows, sizeof *rows);
-    for (size_t r = 0; r < n_rows; r++)
-        fill(x + r * ldx, d, some_mix());
-    for (size_t i = 0; i < n; i++) {
-        ids[i] = (int32_t)(rng() % 5 ? below(have) : have - 1);
-        rows[i] = (int32_t)(rng() % 5 ? below(n_rows) : n_rows - 1);
-        want[i] = chain(0.0f, a.plain + (size_t)ids[i] * d, 1, x + (size_t)rows[i] * ldx, 1, d);
-    }
-    for (size_t i = 0; i < n_tables; i++) {
-        const watch w = watched(2, n * 4, 4);
-        tables[i]->dot_pairs((float *)(void *)w.at, &a.m, ids, x, ldx, rows, n);
-        check_floats(tables[i], "dot_pairs", &w, want, shape("%s n %zu d %zu", sae_dtype_name(t), n, d));
-    }
-}
-
-static void test_dot_pairs(void)
-{
-    for (size_t t = 0; t < LENGTH(dtypes); t++)
-        for (size_t s = 0; s < N_SIZES; s++) {
-            dot_pairs_case(dtypes[t], sizes[s], sizes[below(36)]);
-            dot_pairs_case(dtypes[t], below(36), sizes[s]);
-        }
-}
-
 static void probe_case(size_t n_rows, size_t n, size_t d)
 {
     const size_t all = (n + 15) / 16 * 16, ldx = d + below(3), ldc = all + below(3), c_floats = n_rows ? (n_rows - 1) * ldc + all : 0;
@@ -1461,15 +1432,6 @@ static void bench_int8_columns(bench *b) /* 3 columns at a time for all rows, as
                                b->rows - q < 6 ? b->rows - q : 6, D16, q == 0);
 }
 
-static void bench_dot_pairs(bench *b)
-{
-    int32_t rows[16];
-    for (size_t i = 0; i < 16; i++)
-        rows[i] = (int32_t)(i * 5 % b->rows);
-    for (size_t i = 0; i < b->n; i += 16)
-        b->k->dot_pairs(b->c, &b->m, b->ids + i, b->x, BENCH_D, rows, 16);
-}
-
 /* Kept weights as gemm runs them: 4 panels at a time; more than 8 rows by slices, widened by the first group. b->halves is any bytes. */
 static void bench_kept(bench *b)
 {
@@ -1542,10 +1504,6 @@ static void bench_products(bench *b)
             b->n = 256;
             time_it(b, shape("dot_rows %s %zu rows, 256 scattered", sae_dtype_name(dtypes[t]), b->rows), bench_scattered,
                     bytes * 256 * BENCH_D, rows * 2 * 256 * BENCH_D);
-            b->rows = b->rows == 1 ? 1 : 64;
-            time_it(b, shape("dot_pairs %s, 256 with %zu rows", sae_dtype_name(dtypes[t]), b->rows), bench_dot_pairs, bytes * 256 * BENCH_D,
-                    2.0 * 256 * BENCH_D);
-            b->rows = b->rows == 1 ? 1 : 4;
         }
     for (b->n = 1; b->n <= 256; b->n *= 4)
         for (b->rows = 1; b->rows <= 64; b->rows *= 8)
@@ -1633,10 +1591,10 @@ static int run_bench(const char *only, const char *word)
 static const struct {
     void (*run)(void);
     const char *name;
-} tests[] = {TEST(tables_differ), TEST(widen),       TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
-             TEST(pack_lanes),    TEST(panels),      TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
-             TEST(activate),      TEST(combine),     TEST(int8_columns), TEST(int8_pairs), TEST(dot_pairs), TEST(screen),
-             TEST(gemv_kept),     TEST(panels_kept), TEST(silu_gate),    TEST(keep_above)};
+} tests[] = {TEST(tables_differ), TEST(widen),     TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
+             TEST(pack_lanes),    TEST(panels),    TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
+             TEST(activate),      TEST(combine),   TEST(int8_columns), TEST(int8_pairs), TEST(screen),    TEST(gemv_kept),
+             TEST(panels_kept),   TEST(silu_gate), TEST(keep_above)};
 
 static volatile sig_atomic_t running;
 

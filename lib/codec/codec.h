@@ -96,12 +96,12 @@ typedef struct saei_spans {
     saei_span coarse, fine;
 } saei_spans;
 
-/* Features of rows that wait for their dots, of one worker. */
-typedef struct saei_pairs {
+/* Features of one row that wait for their dots on one worker. */
+typedef struct saei_waiting {
     size_t n;
-    int32_t rows[16], ids[16];
+    int32_t ids[16];
     size_t places[16]; /* of their codes, in saei_work.val */
-} saei_pairs;
+} saei_waiting;
 
 /* Scratch of screened encodes. */
 typedef struct saei_screening {
@@ -111,7 +111,7 @@ typedef struct saei_screening {
     saei_spans *spans; /* [max_rows] */
     int32_t *sums;     /* per worker: [step_sums] */
     size_t step_sums;
-    saei_pairs *pairs;       /* per worker */
+    saei_waiting *waiting;   /* per worker: [rows] */
     uint32_t *marks;         /* top-k: [max_rows] of bits by feature, whose codes are known */
     int32_t *map;            /* [max_rows]: which rows `dense` holds */
     _Atomic(int32_t) *count; /* [max_rows]: candidates; -1 = the row is to be encoded densely */

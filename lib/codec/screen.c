@@ -18,7 +18,7 @@ enum {
     STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
     MARKS = 32,       /* features to a word of marks */
     STEP_FEW = 192,   /* the same of few rows, whose bytes pass once */
-    LANES = 16,       /* pairs scored at once */
+    LANES = 16,       /* features scored at once, or thinned out */
     SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
     GATE_ROWS = 64,   /* rows whose mean share of candidates decides whether screening pays */
     GATE_PAUSE = 4096 /* rows encoded densely before screening is tried again */
@@ -44,7 +44,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
     const size_t high = saei_reserve(&total, (max_rows + SAEI_FEW) * d16, 16), low = saei_reserve(&total, max_rows * d16, 16);
     const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_spans));
     const size_t sums = saei_reserve(&total, workers * step_sums, sizeof(int32_t));
-    const size_t pairs = saei_reserve(&total, workers, sizeof(saei_pairs));
+    const size_t waiting = saei_reserve(&total, workers * max_rows, sizeof(saei_waiting));
     const size_t marks = saei_reserve(&total, model->parts.k ? max_rows * mark_words(model) : 0, sizeof(uint32_t));
     const size_t map = saei_reserve(&total, max_rows, sizeof(int32_t)), counts = saei_reserve(&total, max_rows, sizeof(int32_t));
     if (!block || total == SIZE_MAX)
@@ -55,7 +55,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
                           .spans = (saei_spans *)(void *)(block + spans),
                           .sums = (int32_t *)(void *)(block + sums),
                           .step_sums = step_sums,
-                          .pairs = (saei_pairs *)(void *)(block + pairs),
+                          .waiting = (saei_waiting *)(void *)(block + waiting),
                           .marks = (uint32_t *)(void *)(block + marks),
                           .map = (int32_t *)(void *)(block + map),
                           .count = (_Atomic(int32_t) *)(void *)(block + counts)};
@@ -193,25 +193,34 @@ static void count_bad(const screen_job *j, size_t row, size_t feature, int64_t b
     j->work->bad[row * j->model->n_tiles + feature / SAEI_TILE] += (size_t)bad;
 }
 
-/* Scores the pairs that wait. */
-static void score_pairs(const screen_job *j, saei_pairs *p)
+/* Candidates of row r that wait on a worker. */
+static saei_waiting *waiting_of(const screen_job *j, uint32_t worker, size_t r)
 {
-    float dots[LANES];
-    j->model->env->kernels->dot_pairs(dots, &j->rows, p->ids, j->work->xc, (size_t)j->model->parts.d_in, p->rows, p->n);
-    for (size_t i = 0; i < p->n; i++) {
-        int64_t bad = 0;
-        j->work->val[p->places[i]] = saei_code(&j->model->act, (size_t)p->ids[i], dots[i], &bad);
-        count_bad(j, (size_t)p->rows[i], (size_t)p->ids[i], bad);
-    }
-    p->n = 0;
+    return j->s->waiting + (size_t)worker * j->n + r;
 }
 
-static void flush_task(void *job, uint32_t i, uint32_t worker)
+/* Scores them: lanes of one row share its numbers, so they gather until they fill a vector. */
+static void score(const screen_job *j, saei_waiting *w, size_t r)
+{
+    const size_t d = (size_t)j->model->parts.d_in;
+    float dots[LANES];
+    j->model->env->kernels->dot_rows(dots, LANES, &j->rows, w->ids, 0, w->n, j->work->xc + r * d, d, 1);
+    for (size_t i = 0; i < w->n; i++) {
+        int64_t bad = 0;
+        j->work->val[w->places[i]] = saei_code(&j->model->act, (size_t)w->ids[i], dots[i], &bad);
+        count_bad(j, r, (size_t)w->ids[i], bad);
+    }
+    w->n = 0;
+}
+
+/* What still waits when all tasks are done. */
+static void flush_task(void *job, uint32_t r, uint32_t worker)
 {
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    score_pairs(j, j->s->pairs + i);
+    for (uint32_t i = 0; i < j->model->env->host.max_workers; i++)
+        score(j, waiting_of(j, i, r), r);
     saei_fp_leave(mode);
 }
 
@@ -224,7 +233,7 @@ typedef struct step {
     size_t first, n;
     int32_t *sums; /* [rows, or planes of few rows][each] */
     size_t each;   /* features of a whole step */
-    saei_pairs *pairs;
+    uint32_t worker;
 } step;
 
 static step step_of(const screen_job *j, uint32_t tile, uint32_t worker)
@@ -233,7 +242,7 @@ static step step_of(const screen_job *j, uint32_t tile, uint32_t worker)
                   .at = saei_tile_of(j->model, tile),
                   .sums = j->s->sums + worker * j->s->step_sums,
                   .each = j->few ? STEP_FEW : STEP,
-                  .pairs = j->s->pairs + worker};
+                  .worker = worker};
 }
 
 /* The next step of the tile; false after the last. */
@@ -271,15 +280,14 @@ static const saei_span *span_of(const screen_job *j, size_t r)
 /* A feature of row r waits for its dot. */
 static void add_candidate(const screen_job *j, const step *t, size_t r, int32_t id)
 {
-    saei_pairs *p = t->pairs;
+    saei_waiting *w = waiting_of(j, t->worker, r);
     int32_t *count = j->work->count + r * j->model->n_tiles + t->tile;
     const size_t place = r * (size_t)j->model->parts.d_sae + t->at.first + (size_t)(*count)++;
     j->work->idx[place] = id;
-    p->rows[p->n] = (int32_t)r;
-    p->ids[p->n] = id;
-    p->places[p->n++] = place;
-    if (p->n == LANES)
-        score_pairs(j, p);
+    w->ids[w->n] = id;
+    w->places[w->n++] = place;
+    if (w->n == LANES)
+        score(j, w, r);
 }
 
 /* U of feature j from both planes as simd/kernels.h has it, but in double: its roundings are smaller than those that the slack pays for. */
@@ -567,9 +575,9 @@ static sae_status find_candidates(screen_job *j)
 static sae_status screen_rows(screen_job *j)
 {
     const saei_host *host = &j->model->env->host;
-    for (uint32_t i = 0; i < host->max_workers; i++)
-        j->s->pairs[i].n = 0;
-    if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, host->max_workers))
+    for (size_t i = 0; i < host->max_workers * j->n; i++)
+        j->s->waiting[i].n = 0;
+    if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, (uint32_t)j->n))
         return SAE_E_HOST;
     for (size_t r = 0; r < j->n; r++)
         if (!is_dense(j, r))

@@ -138,8 +138,6 @@ typedef struct saei_kept {
      * c[r][i] = dot, r < n_rows <= 4. Scattered re-score and feature-major GEMV. */            \
     K(void, dot_rows,                                                                                                                      \
       (float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows))    \
-    /* The same for pairs of a feature and a row: c[i] = dot of feature ids[i] with row rows[i] of x, i < n. */                            \
-    K(void, dot_pairs, (float *c, const saei_matrix *m, const int32_t *ids, const float *x, size_t ldx, const int32_t *rows, size_t n))    \
     /* Probe of n features in ceil(n/16) groups packed[g][d][16]: c[r][i] = dot, i < n, any n_rows; c[r][i] is scratch from n to the     \
      * next multiple of 16. packed 64-byte aligned. */ \
     K(void, probe, (float *c, size_t ldc, const float *packed, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d))             \

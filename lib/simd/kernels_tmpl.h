@@ -7,7 +7,7 @@
  *   v_gt v_lt v_finite    bit i = lane i
  *   v_ints                32-bit integers less a constant, rounded to floats; v_ints_n the first n < VN
  *   v_transpose           VN vectors of VN floats, in place
- *   v_quad, v_square(r, rows, at)   lane i of r[q] is float q of the 4 or VN floats at rows[i] + at
+ *   v_square(r, rows, at)   lane i of r[q] is float q of the VN floats at rows[i] + at
  *   PANEL_MR x PANEL_NV   rows x vectors of the panel product's register tile; PROBE_MR likewise
  *   GEMV_CHAINS           sums that fit into the registers beside 4 elements of x and a weight; at most GEMV_PANELS panels are streams at once
  * and those of kernels_int8.h and kernels_weights.h, and defines one table, SAEI_TABLE, for SAEI_TABLE_ISA.
@@ -560,57 +560,6 @@ static void dot_rows(float *c, size_t ldc, const saei_matrix *m, const int32_t *
         return;
     BY_DTYPE(m->dtype, rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F32), rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_F16),
              rows_any(c, ldc, m, ids, j0, n, x, ldx, n_rows, SAE_BF16));
-}
-
-/* VN pairs at a time; those past n repeat the first. */
-INLINE void pairs_of(float *c, const unsigned char *const w[VN], const unsigned char *const x[VN], size_t n, size_t d, sae_dtype t)
-{
-    enum { STEP = VN < 4 ? 4 : VN };
-    V a = v_zero(), r[STEP], s[4];
-    size_t k = 0;
-    for (; k + STEP <= d; k += STEP) {
-        UNROLL
-        for (size_t i = 0; i < STEP / VN; i++)
-            load_square(r + i * VN, w, k + i * VN, t);
-        UNROLL
-        for (size_t i = 0; i < STEP; i++) {
-            if (i % 4 == 0)
-                v_quad(s, x, (k + i) * sizeof(float));
-            a = v_fma(r[i], s[i % 4], a);
-        }
-    }
-    for (; k < d; k += VN) {
-        V square[VN];
-        const size_t kn = min_of(VN, d - k);
-        load_edge(r, w, k, kn, t);
-        load_edge(square, x, k, kn, SAE_F32);
-        for (size_t i = 0; i < kn; i++)
-            a = v_fma(r[i], square[i], a);
-    }
-    store_part(c, a, n);
-}
-
-INLINE void pairs_any(float *c, const saei_matrix *m, const int32_t *ids, const float *x, size_t ldx, const int32_t *rows, size_t n,
-                      sae_dtype t)
-{
-    const size_t row_bytes = (size_t)m->d * size_of(t);
-    for (size_t i = 0; i < n; i += VN) {
-        const unsigned char *w[VN], *xs[VN];
-        const size_t have = min_of(VN, n - i);
-        for (size_t q = 0; q < VN; q++) {
-            const size_t at = i + (q < have ? q : 0);
-            w[q] = (const unsigned char *)m->data + (size_t)ids[at] * row_bytes;
-            xs[q] = (const unsigned char *)(x + (size_t)rows[at] * ldx);
-        }
-        pairs_of(c + i, w, xs, have, (size_t)m->d, t);
-    }
-}
-
-/* 4 or 2 bytes a weight and 4 of x: what the caches give, or the shuffles that turn both. */
-static void dot_pairs(float *c, const saei_matrix *m, const int32_t *ids, const float *x, size_t ldx, const int32_t *rows, size_t n)
-{
-    BY_DTYPE(m->dtype, pairs_any(c, m, ids, x, ldx, rows, n, SAE_F32), pairs_any(c, m, ids, x, ldx, rows, n, SAE_F16),
-             pairs_any(c, m, ids, x, ldx, rows, n, SAE_BF16));
 }
 
 /* nr rows x ng groups of 16 features. A lone row and group is one chain: d times the latency of the FMA. */

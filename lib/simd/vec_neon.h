@@ -240,16 +240,12 @@ INLINE void v_transpose(V r[4])
     r[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
     r[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
-INLINE void v_quad(V r[4], const unsigned char *const rows[4], size_t at)
+INLINE void v_square(V r[4], const unsigned char *const rows[4], size_t at)
 {
     UNROLL
     for (int i = 0; i < 4; i++)
         r[i] = v_load(rows[i] + at);
     v_transpose(r);
-}
-INLINE void v_square(V r[4], const unsigned char *const rows[4], size_t at)
-{
-    v_quad(r, rows, at);
 }
 
 #endif

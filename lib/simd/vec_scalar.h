@@ -175,11 +175,6 @@ static inline void v_transpose(V r[1])
 {
     (void)r;
 }
-static inline void v_quad(V r[4], const unsigned char *const rows[1], size_t at)
-{
-    for (size_t q = 0; q < 4; q++)
-        r[q] = saei_load(rows[0] + at + 4 * q, SAE_F32);
-}
 static inline void v_square(V r[1], const unsigned char *const rows[1], size_t at)
 {
     r[0] = v_load(rows[0] + at);
