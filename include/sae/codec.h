@@ -44,7 +44,8 @@ SAE_API const char *sae_ctx_error(const sae_ctx *ctx);
 /* Pre-activations of the last encode or probe on this ctx that were not finite, and therefore inactive. */
 SAE_API int64_t sae_ctx_nonfinite(const sae_ctx *ctx);
 
-/* How the rows of all encodes on a ctx, forward passes and probes that encode included, came to their codes. */
+/* How the rows of all encodes on a ctx, forward passes and probes that encode included, came to their codes. With several threads, whether a
+ * row with many candidates is left to a dense encode may differ from run to run; its codes do not. */
 typedef struct sae_ctx_counts {
     uint32_t struct_size;
     uint32_t reserved;     /* 0 */

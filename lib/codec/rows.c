@@ -1,6 +1,7 @@
 #include "codec/codec.h"
 
 #include <math.h>
+#include <string.h>
 
 static double sum(const float *x, size_t n)
 {
@@ -58,16 +59,18 @@ void saei_normalise(const sae_model *model, float *xc, const float *x, float *sc
     } else if (p->norm == SAE_NORM_AFFINE) {
         affine(xc, x, d, p->in_shift, p->in_scale);
     } else if (xc != x) {
-        for (size_t k = 0; k < d; k++)
-            xc[k] = x[k];
+        memcpy(xc, x, d * sizeof *xc);
     }
     if (p->norm_in_only) {
         *scale = 1.0f;
         *shift = 0.0f;
     }
-    if (model->b_in)
-        for (size_t k = 0; k < d; k++)
-            xc[k] -= model->b_in[k];
+    if (model->b_in) { /* xc - b_in: fma(-1, b_in, xc) is that, rounded once */
+        static const int32_t row = 0;
+        static const float minus = -1.0f;
+        const saei_matrix b_in = {model->b_in, SAE_F32, false, 1, p->d_in};
+        model->env->kernels->combine(xc, xc, &b_in, &row, &minus, 1);
+    }
 }
 
 void saei_unnormalise(const sae_model *model, float *y, float scale, float shift)

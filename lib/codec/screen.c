@@ -219,7 +219,7 @@ static void flush_task(void *job, uint32_t r, uint32_t worker)
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    for (uint32_t i = 0; i < j->model->env->host.max_workers; i++)
+    for (uint32_t i = 0; i < j->model->env->host.max_workers && !is_dense(j, r); i++)
         score(j, waiting_of(j, i, r), r);
     saei_fp_leave(mode);
 }
@@ -404,8 +404,9 @@ static void bound_task(void *job, uint32_t tile, uint32_t worker)
     while (next_step(&t)) {
         take_sums(j, &t);
         for (size_t r = 0; r < j->n; r++)
-            j->model->env->kernels->bounds(j->work->val + r * (size_t)j->model->parts.d_sae + t.first, first_sums(j, &t, r),
-                                           second_sums(j, &t, r), t.n, t.first, &j->screen->bound, span_of(j, r));
+            if (!is_dense(j, r))
+                j->model->env->kernels->bounds(j->work->val + r * (size_t)j->model->parts.d_sae + t.first, first_sums(j, &t, r),
+                                               second_sums(j, &t, r), t.n, t.first, &j->screen->bound, span_of(j, r));
     }
     saei_fp_leave(mode);
 }

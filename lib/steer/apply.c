@@ -141,6 +141,9 @@ static float coefficient(const saei_edit *e, float z, float scale)
 static void move_row(const sae_plan *p, scratch *s, const saei_slot *slot, const saei_rows *rows, size_t r)
 {
     const size_t d = (size_t)p->d;
+    static const int32_t row = 0;
+    static const float one = 1.0f;
+    const saei_matrix delta = {s->delta, SAE_F32, false, 1, p->d};
     const saei_matrix directions = {p->directions + (size_t)slot->first_edit * d, SAE_F32, false, slot->n_edits, p->d};
     const saei_kernels *k = p->env->kernels;
     float *x = s->x + r * d;
@@ -157,8 +160,7 @@ static void move_row(const sae_plan *p, scratch *s, const saei_slot *slot, const
     if (!n)
         return;
     k->combine(s->delta, NULL, &directions, s->ids, s->coef, n);
-    for (size_t j = 0; j < d; j++)
-        x[j] += s->delta[j];
+    k->combine(x, x, &delta, &row, &one, 1); /* fma(1, delta, x) is x + delta, rounded once */
     k->narrow(saei_rows_at(rows, s->row[r]), x, rows->dtype, d);
 }
 
@@ -183,7 +185,7 @@ static int32_t slot_of(const saei_rows *rows, int64_t r)
     return rows->slot ? rows->slot[r] : 0;
 }
 
-/* Rows first .. first+n-1 (n <= 64), up to 8 of the same slot at a time. */
+/* Rows first .. first+n-1 (n <= 64), up to SAEI_STEER_ROWS of the same slot at a time. */
 static sae_status steer_block(const sae_plan *p, scratch *s, const saei_rows *rows, int64_t first, int32_t n)
 {
     uint64_t done = 0;
