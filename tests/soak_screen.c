@@ -381,7 +381,7 @@ static bool bounds_of(float *u, const float *x, const saei_screen *s, size_t d, 
     saei_spans spans;
     if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, d))
         return false;
-    k->int8_columns(sums, WIDTH, s->columns, WIDTH / 16, planes, 2, s->d16);
+    k->int8_columns(sums, WIDTH, s->columns, WIDTH / 16, planes, 2, s->d16, true);
     k->bounds(u, sums, two ? sums + WIDTH : NULL, N, 0, &s->bound, two ? &spans.fine : &spans.coarse);
     return true;
 }

@@ -13,6 +13,9 @@ void saei_normalise(const sae_model *model, float *xc, const float *x, float *sc
  * for SAE_NORM_SCALE. */
 void saei_unnormalise(const sae_model *model, float *y, float scale, float shift);
 
+/* Is xc of saei_normalise the row itself? */
+bool saei_takes_rows_as_they_are(const sae_model *model);
+
 /* Does each row have a scale and shift of its own, which decoding needs? */
 bool saei_normalises_rows(const sae_model *model);
 

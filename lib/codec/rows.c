@@ -87,6 +87,11 @@ void saei_unnormalise(const sae_model *model, float *y, float scale, float shift
             y[k] = fmaf(y[k], scale, shift);
 }
 
+bool saei_takes_rows_as_they_are(const sae_model *model)
+{
+    return model->parts.norm == SAE_NORM_NONE && !model->b_in;
+}
+
 bool saei_normalises_rows(const sae_model *model)
 {
     const saei_parts *p = &model->parts;

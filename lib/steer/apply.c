@@ -74,15 +74,15 @@ static void keep(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g
     }
 }
 
-/* Codes of a model whose features compete: the others decide, so each row is encoded in full. */
-static sae_status read_full(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g, size_t n, const float *scales)
+/* Codes of a model whose features compete: the others decide, so each row x is encoded in full. */
+static sae_status read_full(const sae_plan *p, scratch *s, const saei_slot *slot, int32_t g, const float *x, size_t n, const float *scales)
 {
     const saei_group *group = p->groups + g;
     const size_t d = (size_t)p->d;
     saei_work work;
     int64_t bad = 0;
     saei_work_init(&work, group->model, SAEI_STEER_ROWS, s->work);
-    memcpy(work.xc, s->xc, n * d * sizeof(float));
+    memcpy(work.xc, x, n * d * sizeof(float));
     if (saei_work_encode(&work, group->model, n, &bad))
         return SAE_E_HOST;
     for (size_t r = 0; r < n; r++) {
@@ -99,17 +99,16 @@ static sae_status read_group(const sae_plan *p, scratch *s, const saei_slot *slo
     const saei_group *group = p->groups + g;
     const size_t d = (size_t)p->d, lanes = group->lanes.groups * SAEI_LANES;
     float scales[SAEI_STEER_ROWS], shift;
-    const float *x = s->x;
+    const bool as_is = !group->model || saei_takes_rows_as_they_are(group->model);
+    const float *x = as_is ? s->x : s->xc;
     int64_t bad = 0;
     for (size_t r = 0; r < n; r++) {
         scales[r] = 1.0f;
-        if (group->model)
+        if (!as_is)
             saei_normalise(group->model, s->xc + r * d, s->x + r * d, scales + r, &shift);
     }
-    if (group->model)
-        x = s->xc;
     if (group->model && saei_selects(group->model) && group->lanes.n)
-        return read_full(p, s, slot, g, n, scales);
+        return read_full(p, s, slot, g, x, n, scales);
     if (group->lanes.n)
         saei_lanes_dots(&group->lanes, p->env->kernels, s->dots, lanes, x, d, n);
     for (size_t r = 0; r < n; r++) {
@@ -160,8 +159,10 @@ static void move_row(const sae_plan *p, scratch *s, const saei_slot *slot, const
     if (!n)
         return;
     k->combine(s->delta, NULL, &directions, s->ids, s->coef, n);
-    k->combine(x, x, &delta, &row, &one, 1); /* fma(1, delta, x) is x + delta, rounded once */
-    k->narrow(saei_rows_at(rows, s->row[r]), x, rows->dtype, d);
+    float *to = rows->dtype == SAE_F32 ? (float *)saei_rows_at(rows, s->row[r]) : x; /* any alignment: only kernels touch it */
+    k->combine(to, x, &delta, &row, &one, 1);                                        /* fma(1, delta, x) is x + delta, rounded once */
+    if (to == x)
+        k->narrow(saei_rows_at(rows, s->row[r]), x, rows->dtype, d);
 }
 
 /* n rows of one slot, named by s->row. */
