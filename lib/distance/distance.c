@@ -91,7 +91,7 @@ sae_status sae_index_prepare(sae_index *index, sae_error *err)
         return saei_fail(err, SAE_E_ARG, "sae_index_prepare: index is NULL");
     if (index->screen || !is_whole(index) || saei_screen_too_deep(index->d))
         return saei_ok(err);
-    const saei_screened of = {index->model->env, saei_index_rows(index), NULL, NULL};
+    const saei_screened of = {index->model->env, saei_index_rows(index), NULL, NULL, "the index"};
     const sae_status status = saei_screen_make(&index->screen, &of, 0, err);
     return status ? status : saei_ok(err);
 }

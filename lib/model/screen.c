@@ -231,10 +231,10 @@ static sae_status run_blocks(build_job *j, sae_task task, sae_error *err)
     saei_reserve(&bytes, host->max_workers * j->per_scratch, sizeof(float));
     j->scratch = saei_alloc(host, bytes);
     if (!j->scratch)
-        return saei_fail(err, SAE_E_NOMEM, "no memory to look at rows for a screen (%zu bytes)", bytes);
+        return saei_fail(err, SAE_E_NOMEM, "no memory to look at the rows of %s (%zu bytes)", j->of.name, bytes);
     const sae_status status = saei_run(host, j, task, blocks(j->n));
     saei_dealloc(host, j->scratch, bytes);
-    return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while a screen was made") : SAE_OK;
+    return status ? saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the screen of %s was made", j->of.name) : SAE_OK;
 }
 
 sae_status saei_screen_make(saei_screen **out, const saei_screened *of, sae_dtype dtype, sae_error *err)
@@ -243,7 +243,7 @@ sae_status saei_screen_make(saei_screen **out, const saei_screened *of, sae_dtyp
     unsigned char *block = saei_alloc(&of->env->host, bytes);
     *out = NULL;
     if (!block)
-        return saei_fail(err, SAE_E_NOMEM, "no memory for a screen of %zu rows of %zu elements (%zu bytes)", n, d, bytes);
+        return saei_fail(err, SAE_E_NOMEM, "no memory for the screen of %s (%zu bytes)", of->name, bytes);
     build_job job = {.of = *of, .dtype = dtype};
     layout(&job.to, n, d, block);
     const sae_status status = run_blocks(&job, build_task, err);
@@ -264,7 +264,7 @@ sae_status saei_screen_make(saei_screen **out, const saei_screened *of, sae_dtyp
 
 static saei_screened screened_of(const sae_model *model)
 {
-    return (saei_screened){model->env, saei_model_enc_rows(model, 0), centre_of(model), &model->act};
+    return (saei_screened){model->env, saei_model_enc_rows(model, 0), centre_of(model), &model->act, "W_enc"};
 }
 
 sae_status saei_screen_build(saei_screen **out, const sae_model *model, sae_dtype dtype, sae_error *err)

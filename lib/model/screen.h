@@ -28,6 +28,7 @@ typedef struct saei_screened {
     saei_matrix rows;    /* of the features, in either order */
     const float *centre; /* [d]; NULL = 0 */
     const saei_act *act; /* what is added to their dots, and the thresholds; NULL = nothing, none */
+    const char *name;    /* of the rows, for sentences */
 } saei_screened;
 
 /* More elements than a screen's error terms were derived for? */
