@@ -619,9 +619,12 @@ static void count_rows(sae_ctx *ctx, size_t n)
     }
 }
 
-/* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. */
-static double most_share(size_t n)
+/* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. In
+ * larger blocks a top-k loses earlier, by what its bounds cost. */
+static double most_share(size_t n, bool selects)
 {
+    if (selects && n > 8)
+        return n <= 16 ? 0.04 : 0.02;
     return n == 1 ? 0.30 : n <= SAEI_FEW ? 0.12 : n <= 8 ? 0.08 : n <= 16 ? 0.055 : 0.035;
 }
 
@@ -634,7 +637,7 @@ bool saei_screen_pays(sae_ctx *ctx, size_t n)
         return true;
     if ((size_t)model->parts.d_in * (size_t)model->parts.d_sae < SMALL)
         return false;
-    if (ctx->share > most_share(n)) {
+    if (ctx->share > most_share(n, model->parts.k > 0)) {
         ctx->paused += (int64_t)n;
         if (ctx->paused < GATE_PAUSE)
             return false;
