@@ -57,9 +57,12 @@ sae_status sae_index_create(sae_index **out, sae_model *model, int32_t by, sae_e
     if (!block)
         return saei_fail(err, SAE_E_NOMEM, "no memory for an index of %zu features (%zu bytes)", n, bytes);
     sae_index *index = (sae_index *)(void *)block;
-    *index = (sae_index){
-        model, by,  n, (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in), (double *)(void *)(block + norms),
-        bytes, NULL};
+    *index = (sae_index){.model = model,
+                         .by = by,
+                         .n = n,
+                         .d = (size_t)(by == SAE_BY_DECODER ? model->parts.d_out : model->parts.d_in),
+                         .norms = (double *)(void *)(block + norms),
+                         .bytes = bytes};
     if (saei_run(host, index, norms_task, (uint32_t)((n + SAEI_BLOCK - 1) / SAEI_BLOCK))) {
         saei_dealloc(host, block, bytes);
         return saei_fail(err, SAE_E_HOST, "the host's parallel-for failed while the norms of %zu features were computed", n);
@@ -76,6 +79,7 @@ void sae_index_free(sae_index *index)
     sae_model *model = index->model;
     if (index->screen)
         saei_dealloc(&model->env->host, index->screen, index->screen->bytes);
+    saei_dealloc(&model->env->host, index->inverse, index->n * sizeof *index->inverse);
     saei_dealloc(&model->env->host, index, index->bytes);
     sae_model_free(model);
 }
@@ -85,6 +89,13 @@ int32_t sae_index_dim(const sae_index *index)
     return index ? (int32_t)index->d : 0;
 }
 
+/* What a dot with row j is to be multiplied by; NaN unless it grows with the dot. */
+static float inverse_of(const sae_index *index, size_t j)
+{
+    const double scale = (double)saei_index_scale(index, j);
+    return scale > 0.0 ? (float)(scale / index->norms[j]) : NAN;
+}
+
 sae_status sae_index_prepare(sae_index *index, sae_error *err)
 {
     if (!index)
@@ -92,13 +103,24 @@ sae_status sae_index_prepare(sae_index *index, sae_error *err)
     if (index->screen || !is_whole(index) || saei_screen_too_deep(index->d))
         return saei_ok(err);
     const saei_screened of = {index->model->env, saei_index_rows(index), NULL, NULL, "the index"};
+    const saei_host *host = &index->model->env->host;
+    float *inverse = saei_alloc(host, index->n * sizeof *inverse);
+    if (!inverse)
+        return saei_fail(err, SAE_E_NOMEM, "no memory for the lengths of %zu rows (%zu bytes)", index->n, index->n * sizeof *inverse);
     const sae_status status = saei_screen_make(&index->screen, &of, 0, err);
-    return status ? status : saei_ok(err);
+    if (status) {
+        saei_dealloc(host, inverse, index->n * sizeof *inverse);
+        return status;
+    }
+    for (size_t j = 0; j < index->n; j++)
+        inverse[j] = inverse_of(index, j);
+    index->inverse = inverse;
+    return saei_ok(err);
 }
 
 int64_t sae_index_screen_bytes(const sae_index *index)
 {
-    return index && index->screen ? (int64_t)index->screen->bytes : 0;
+    return index && index->screen ? (int64_t)(index->screen->bytes + index->n * sizeof *index->inverse) : 0;
 }
 
 static size_t lay_scratch(saei_index_scratch *out, const sae_index *index, void *block)

@@ -12,6 +12,7 @@ struct sae_index {
     double *norms; /* [n] length of each row in the unit of the codes */
     size_t bytes;
     saei_screen *screen; /* NULL = not prepared */
+    float *inverse;      /* [n] of a prepared one: what a dot is to be multiplied by; NaN where the cosine falls as the dot grows */
 };
 
 /* Scratch of a search. */
@@ -38,7 +39,7 @@ saei_matrix saei_index_rows(const sae_index *index);
 /* What a decoder row counts; 1 for encoder rows. */
 float saei_index_scale(const sae_index *index, size_t j);
 
-/* The cosine of row j whose dot with the query is `dot`; grows with the dot where the scale is not below 0. */
+/* The cosine of row j whose dot with the query is `dot`. */
 float saei_search_cosine(const saei_search *s, size_t j, float dot);
 
 /* Exact cosines of rows first .. first + n - 1. */

@@ -1,6 +1,6 @@
-/* Searches of an index that has a screen (model/screen.h). One pass over its bytes, one a weight, bounds every cosine from above; the k-th
- * largest is guessed from the middles of these intervals, and the rows whose bound reaches the guess get exact cosines. Where at least k of
- * those exceed the guess, nothing that was left out can be among the k nearest. */
+/* Searches of an index that has a screen (model/screen.h). One pass over its bytes, one a weight, bounds every dot from above, which divided by
+ * both lengths is a cosine. The k-th largest is guessed from the middles of the intervals, and the rows whose bound reaches the guess get exact
+ * cosines. Where at least k of those exceed the guess, nothing that was left out can be among the k nearest. */
 #include <math.h>
 #include <string.h>
 
@@ -14,18 +14,25 @@ size_t saei_index_groups(const sae_index *index)
     return (index->n + GROUP - 1) / GROUP;
 }
 
-/* Bounds to cosines, in place; the largest middles of groups, less four times what a value is away from it as a rule (see codec/screen.c). */
-static void to_cosines(const saei_search *s, float *c, float *groups, size_t first, size_t n)
+/* The largest middles of groups, from the bounds u of n rows, less four times what a value is away from it as a rule: what bounds the dot of
+ * random vectors is sqrt(d) times as large as that dot. */
+static void find_middles(const saei_search *s, float *groups, const float *u, size_t first, size_t n)
 {
     const saei_bound *b = &s->index->screen->bound;
     const saei_span *x = &s->spans.fine;
-    const float lost = 1.0f + 4.0f / sqrtf((float)s->index->d);
+    const float lost = 1.0f + 4.0f / sqrtf((float)s->index->d), inverse = (float)(1.0 / s->query_norm);
     for (size_t i = 0; i < n; i++) {
         const size_t j = first + i;
-        const float middle = saei_search_cosine(s, j, c[i] - (b->error[j] * x->norm + b->norm[j] * x->slack) * lost);
+        const float middle = (u[i] - (b->error[j] * x->norm + b->norm[j] * x->slack) * lost) * (s->index->inverse[j] * inverse);
         groups[i / GROUP] = i % GROUP == 0 || middle > groups[i / GROUP] ? middle : groups[i / GROUP];
-        c[i] = saei_index_scale(s->index, j) < 0.0f ? INFINITY : saei_search_cosine(s, j, c[i]);
     }
+}
+
+/* Is the cosine of row j, whose dot is at most u, less than the guess whatever the roundings here? Never where that cannot be told. */
+static bool is_below(const saei_search *s, size_t j, float u, float inverse, float guess)
+{
+    const float upper = u * (s->index->inverse[j] * inverse);
+    return upper + 1e-6f * (1.0f + fabsf(upper)) < guess;
 }
 
 static void bound_task(void *job, uint32_t i, uint32_t worker)
@@ -41,17 +48,18 @@ static void bound_task(void *job, uint32_t i, uint32_t worker)
     k->int8_columns(sums, SAEI_TILE, screen->columns + first * screen->d16 * 16, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, s->room->planes, 2,
                     screen->d16, true);
     k->bounds(c, sums, sums + SAEI_TILE, n, first, &screen->bound, &s->spans.fine);
-    to_cosines(s, c, s->room->groups + first / GROUP, first, n);
+    find_middles(s, s->room->groups + first / GROUP, c, first, n);
     saei_fp_leave(mode);
 }
 
 /* Exact cosines of the rows whose bound reaches the guess; returns how many exceed it, SIZE_MAX when there are too many to be worth it. */
 static size_t score(const saei_search *s, float guess, int32_t except)
 {
+    const float inverse = (float)(1.0 / s->query_norm);
     float *c = s->room->cosines;
     size_t scored = 0, reach = 0;
     for (size_t j = 0; j < s->index->n; j++) {
-        if (c[j] < guess || (int32_t)j == except) {
+        if (is_below(s, j, c[j], inverse, guess) || (int32_t)j == except) {
             c[j] = NAN;
             continue;
         }
