@@ -19,8 +19,7 @@ static size_t bytes;
 
 static void setup(void)
 {
-    heap_init(&counted);
-    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    env = counted_env(&counted);
     planted_make(&p, (sae_weights){.arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = D, .d_sae = N, .d_out = E}, 1);
     memset((unsigned char *)p.blocks[1] + 1 + 77 * E * sizeof(float), 0, E * sizeof(float)); /* feature 77 writes nothing */
     memset(p.dec + 77 * E, 0, E * sizeof(float));

@@ -20,8 +20,7 @@ static char folder[64], path[96];
 
 static void setup(void)
 {
-    heap_init(&counted);
-    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    env = counted_env(&counted);
     planted_make(&p, (sae_weights){.arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = D, .d_sae = N}, 1);
     model = planted_model(&p, env);
     snprintf(folder, sizeof folder, "/tmp/sae-features-XXXXXX");

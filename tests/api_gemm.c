@@ -16,15 +16,13 @@ static bool has_blis;
 
 static void setup(void)
 {
-    heap_init(&counted);
-    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    env = counted_env(&counted);
     has_blis = sae_gemm_blis_available() == SAE_YES;
 }
 
 static void teardown(void)
 {
-    sae_env_free(env);
-    ck_assert_int_eq(atomic_load(&counted.live_blocks), 0);
+    counted_env_free(&counted, env);
 }
 
 /* ---- a layer: weights [n_out][n_in] and bias, stored in any dtype with `gap` more elements between rows, at an odd address ---- */

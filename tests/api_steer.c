@@ -18,8 +18,7 @@ static float direction[D];
 
 static void setup(void)
 {
-    heap_init(&counted);
-    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    env = counted_env(&counted);
     planted_make(&p, (sae_weights){.arch = SAE_STANDARD, .dtype = SAE_F32, .d_in = D, .d_sae = N, .k = 5}, 1);
     model = planted_model(&p, env);
     x = planted_rows(&p, ROWS, 1);

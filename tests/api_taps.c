@@ -13,14 +13,12 @@ static sae_env *env;
 
 static void setup(void)
 {
-    heap_init(&counted);
-    env = env_make(&counted, SAE_ISA_AUTO, NULL, NULL, 0);
+    env = counted_env(&counted);
 }
 
 static void teardown(void)
 {
-    sae_env_free(env);
-    ck_assert_int_eq(atomic_load(&counted.live_blocks), 0);
+    counted_env_free(&counted, env);
 }
 
 /* ---- the engine ---- */

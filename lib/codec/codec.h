@@ -80,6 +80,10 @@ size_t saei_select(const sae_model *model, int32_t *idx, float *val, size_t m, f
 /* The k-th largest of v [n], 1 <= k <= n; v is reordered. */
 float saei_kth_largest(float *v, size_t n, size_t k);
 
+/* What a code must exceed to be among the k largest of a row of which the n of v, reordered here, are known: the float before their k-th
+ * largest, so that equal ones, which the lower index decides, stay in; 0 while no k of them are positive. */
+float saei_floor_of(float *v, size_t n, size_t k);
+
 /* Scratch of a temporal SAE: a sequence of up to max_rows rows. */
 typedef struct saei_sequence {
     size_t max_rows;

@@ -267,7 +267,7 @@ static void probe_block(const saei_lanes *l, sae_ctx *ctx, const target *to, int
     for (size_t i = 0; i < l->n_runs; i++) {
         const saei_lane_run *run = l->runs + i;
         for (size_t g = 0; g < run->groups; g += GROUPS) {
-            const size_t left = run->n - g * SAEI_LANES, n_here = left < SAEI_BLOCK ? left : SAEI_BLOCK;
+            const size_t n_here = saei_min(run->n - g * SAEI_LANES, SAEI_BLOCK);
             const size_t first = (run->first_group + g) * SAEI_LANES;
             ctx->model->env->kernels->probe(w->c, SAEI_BLOCK, run->packed + g * SAEI_LANES * run->d, n_here, w->xc + run->in_first,
                                             (size_t)ctx->model->parts.d_in, n, run->d);

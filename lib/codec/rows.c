@@ -65,12 +65,8 @@ void saei_normalise(const sae_model *model, float *xc, const float *x, float *sc
         *scale = 1.0f;
         *shift = 0.0f;
     }
-    if (model->b_in) { /* xc - b_in: fma(-1, b_in, xc) is that, rounded once */
-        static const int32_t row = 0;
-        static const float minus = -1.0f;
-        const saei_matrix b_in = {model->b_in, SAE_F32, false, 1, p->d_in};
-        model->env->kernels->combine(xc, xc, &b_in, &row, &minus, 1);
-    }
+    if (model->b_in)
+        saei_add_row(model->env->kernels, xc, xc, -1.0f, model->b_in, SAE_F32, d);
 }
 
 void saei_unnormalise(const sae_model *model, float *y, float scale, float shift)

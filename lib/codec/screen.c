@@ -24,11 +24,6 @@ enum {
     GATE_PAUSE = 4096 /* rows encoded densely before screening is tried again */
 };
 
-static size_t at_most(size_t n, size_t most)
-{
-    return n < most ? n : most;
-}
-
 static size_t mark_words(const sae_model *model)
 {
     return ((size_t)model->parts.d_sae + MARKS - 1) / MARKS;
@@ -37,7 +32,7 @@ static size_t mark_words(const sae_model *model)
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block)
 {
     const size_t d = (size_t)model->parts.d_in, d16 = (d + 15) / 16, workers = model->env->host.max_workers;
-    const size_t few = at_most(max_rows, SAEI_FEW) * 2 * STEP_FEW, many = max_rows > SAEI_FEW ? max_rows * STEP : 0;
+    const size_t few = saei_min(max_rows, SAEI_FEW) * 2 * STEP_FEW, many = max_rows > SAEI_FEW ? max_rows * STEP : 0;
     const size_t step_sums = few > many ? few : many;
     size_t total = 0;
     const size_t dense = saei_reserve(&total, max_rows * d, sizeof(float));
@@ -103,9 +98,6 @@ static lengths lengths_of(const float *x, const float *centre, size_t d)
     return (lengths){sqrt(xs[0] + xs[1] + (xs[2] + xs[3])), sqrt(zs[0] + zs[1] + (zs[2] + zs[3])), a > b ? a : b};
 }
 
-/* Adding this and taking it away again rounds a small double to an integer, ties to even. */
-#define ROUNDER 0x1.8p52
-
 /* What a row less its centre loses in one and in two planes: lengths. */
 typedef struct losses {
     double coarse, fine;
@@ -119,7 +111,7 @@ static losses write_planes(saei_spans *spans, int8_t *high, size_t high_step, in
     int32_t first = 0, second = 0;
     for (size_t k = 0; k < (d + 15) / 16 * 16; k++) {
         const double z = k >= d ? 0.0 : centre ? (double)x[k] - (double)centre[k] : (double)x[k];
-        double q = (z * inverse + ROUNDER) - ROUNDER;
+        double q = saei_to_integer(z * inverse);
         q = q > 32639.0 ? 32639.0 : q < -32639.0 ? -32639.0 : q;
         const int32_t i = (int32_t)q, h = (i + 128) >> 8, l = i - h * 256;
         const double lost = z - scale * q, lost_first = z - scale * (double)(h * 256);
@@ -157,7 +149,7 @@ bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *
 /* Planes of the rows first .. that lie together: two of each of few rows, else the first of each. */
 static size_t planes_of(const screen_job *j, size_t first)
 {
-    return j->few ? 2 * j->n : at_most(GROUP, j->n - first);
+    return j->few ? 2 * j->n : saei_min(GROUP, j->n - first);
 }
 
 static int8_t *high_of(const screen_job *j, size_t first)
@@ -187,10 +179,19 @@ static void row_task(void *job, uint32_t r, uint32_t worker)
 
 /* ---- exact dots ---- */
 
-/* Pre-activations that are not finite, of a row and of the tile of a feature, which one task at a time works on. */
-static void count_bad(const screen_job *j, size_t row, size_t feature, int64_t bad)
+/* A row's values: bounds, then codes. */
+static float *values_of(const screen_job *j, size_t r)
 {
-    j->work->bad[row * j->model->n_tiles + feature / SAEI_TILE] += (size_t)bad;
+    return j->work->val + r * (size_t)j->model->parts.d_sae;
+}
+
+/* The code of a feature of row r. What is not finite is counted with its tile, which one task at a time works on. */
+static float code_of(const screen_job *j, size_t r, size_t feature, float dot)
+{
+    int64_t bad = 0;
+    const float code = saei_code(&j->model->act, feature, dot, &bad);
+    j->work->bad[r * j->model->n_tiles + feature / SAEI_TILE] += (size_t)bad;
+    return code;
 }
 
 /* Candidates of row r that wait on a worker. */
@@ -205,11 +206,8 @@ static void score(const screen_job *j, saei_waiting *w, size_t r)
     const size_t d = (size_t)j->model->parts.d_in;
     float dots[LANES];
     j->model->env->kernels->dot_rows(dots, LANES, &j->rows, w->ids, 0, w->n, j->work->xc + r * d, d, 1);
-    for (size_t i = 0; i < w->n; i++) {
-        int64_t bad = 0;
-        j->work->val[w->places[i]] = saei_code(&j->model->act, (size_t)w->ids[i], dots[i], &bad);
-        count_bad(j, r, (size_t)w->ids[i], bad);
-    }
+    for (size_t i = 0; i < w->n; i++)
+        j->work->val[w->places[i]] = code_of(j, r, (size_t)w->ids[i], dots[i]);
     w->n = 0;
 }
 
@@ -249,7 +247,7 @@ static step step_of(const screen_job *j, uint32_t tile, uint32_t worker)
 static bool next_step(step *t)
 {
     t->first = t->n ? t->first + t->n : t->at.first;
-    t->n = at_most(t->at.end - t->first, t->each);
+    t->n = saei_min(t->at.end - t->first, t->each);
     return t->n > 0;
 }
 
@@ -277,13 +275,25 @@ static const saei_span *span_of(const screen_job *j, size_t r)
     return j->few ? &j->s->spans[r].fine : &j->s->spans[r].coarse;
 }
 
-/* A feature of row r waits for its dot. */
+/* Candidates of row r in a tile. */
+static int32_t *count_of(const screen_job *j, uint32_t tile, size_t r)
+{
+    return j->work->count + r * j->model->n_tiles + tile;
+}
+
+/* Makes a feature of row r a candidate; returns the place of its code. */
+static size_t list_candidate(const screen_job *j, const step *t, size_t r, int32_t id)
+{
+    const size_t place = r * (size_t)j->model->parts.d_sae + t->at.first + (size_t)(*count_of(j, t->tile, r))++;
+    j->work->idx[place] = id;
+    return place;
+}
+
+/* The same of one that waits for its dot. */
 static void add_candidate(const screen_job *j, const step *t, size_t r, int32_t id)
 {
     saei_waiting *w = waiting_of(j, t->worker, r);
-    int32_t *count = j->work->count + r * j->model->n_tiles + t->tile;
-    const size_t place = r * (size_t)j->model->parts.d_sae + t->at.first + (size_t)(*count)++;
-    j->work->idx[place] = id;
+    const size_t place = list_candidate(j, t, r, id);
     w->ids[w->n] = id;
     w->places[w->n++] = place;
     if (w->n == LANES)
@@ -356,7 +366,7 @@ static void judge_rows(const screen_job *j, const step *t)
  * in a batch of dense ones a sixteenth. */
 static double saved_by_dense(const screen_job *j, const step *t, size_t r)
 {
-    const double share = (double)j->work->count[r * j->model->n_tiles + t->tile] / (double)(t->at.end - t->at.first);
+    const double share = (double)*count_of(j, t->tile, r) / (double)(t->at.end - t->at.first);
     return is_dense(j, r) ? 0.0 : share - 0.0625;
 }
 
@@ -374,7 +384,7 @@ static void leave_to_dense(const screen_job *j, const step *t)
 static void begin_tile(const screen_job *j, uint32_t tile)
 {
     for (size_t r = 0; r < j->n; r++) {
-        j->work->count[r * j->model->n_tiles + tile] = 0;
+        *count_of(j, tile, r) = 0;
         j->work->bad[r * j->model->n_tiles + tile] = 0;
     }
 }
@@ -405,8 +415,8 @@ static void bound_task(void *job, uint32_t tile, uint32_t worker)
         take_sums(j, &t);
         for (size_t r = 0; r < j->n; r++)
             if (!is_dense(j, r))
-                j->model->env->kernels->bounds(j->work->val + r * (size_t)j->model->parts.d_sae + t.first, first_sums(j, &t, r),
-                                               second_sums(j, &t, r), t.n, t.first, &j->screen->bound, span_of(j, r));
+                j->model->env->kernels->bounds(values_of(j, r) + t.first, first_sums(j, &t, r), second_sums(j, &t, r), t.n, t.first,
+                                               &j->screen->bound, span_of(j, r));
     }
     saei_fp_leave(mode);
 }
@@ -416,17 +426,18 @@ static float middle(const screen_job *j, size_t r, size_t feature)
 {
     const saei_bound *b = &j->screen->bound;
     const saei_span *x = span_of(j, r);
-    return j->work->val[r * (size_t)j->model->parts.d_sae + feature] - (b->error[feature] * x->norm + b->norm[feature] * x->slack);
+    return values_of(j, r)[feature] - (b->error[feature] * x->norm + b->norm[feature] * x->slack);
 }
 
 /* A value that at least k middles reach, hardly more; -Inf when there are no so many groups of features. */
 static float kth_middle(const screen_job *j, size_t r, float *pick)
 {
-    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k), size = fit < 1 ? 1 : at_most(fit, 16);
+    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k),
+                 size = fit < 1 ? 1 : saei_min(fit, 16);
     size_t groups = 0;
     for (size_t first = 0; first < n; first += size) {
         float most = -INFINITY;
-        for (size_t i = first; i < first + at_most(size, n - first); i++) {
+        for (size_t i = first; i < first + saei_min(size, n - first); i++) {
             const float m = middle(j, r, i);
             most = m > most ? m : most;
         }
@@ -450,33 +461,14 @@ static size_t find_seeds(const screen_job *j, size_t r, int32_t *ids, float low)
 static void score_seeds(const screen_job *j, size_t r, const int32_t *ids, size_t m, float *codes)
 {
     const size_t d = (size_t)j->model->parts.d_in;
-    float *val = j->work->val + r * (size_t)j->model->parts.d_sae;
+    float *val = values_of(j, r);
     uint32_t *marks = j->s->marks + r * mark_words(j->model);
     j->model->env->kernels->dot_rows(codes, m, &j->rows, ids, 0, m, j->work->xc + r * d, d, 1);
     for (size_t i = 0; i < m; i++) {
         const size_t f = (size_t)ids[i];
-        int64_t bad = 0;
-        val[f] = codes[i] = saei_code(&j->model->act, f, codes[i], &bad);
-        count_bad(j, r, f, bad);
+        val[f] = codes[i] = code_of(j, r, f, codes[i]);
         marks[f / MARKS] |= 1u << f % MARKS;
     }
-}
-
-/* What codes must exceed to be among the k largest, given m of them: the float before the k-th largest, since equal ones are decided by their
- * index; 0 when k are not positive. Positive floats order like their bits. */
-static float floor_of(float *codes, size_t m, size_t k)
-{
-    size_t positive = 0;
-    for (size_t i = 0; i < m; i++)
-        positive += codes[i] > 0.0f;
-    if (positive < k)
-        return 0.0f;
-    float kth = saei_kth_largest(codes, m, k);
-    uint32_t bits;
-    memcpy(&bits, &kth, sizeof bits);
-    bits--;
-    memcpy(&kth, &bits, sizeof kth);
-    return kth;
 }
 
 static void seed_task(void *job, uint32_t r, uint32_t worker)
@@ -491,7 +483,7 @@ static void seed_task(void *job, uint32_t r, uint32_t worker)
     if (!is_dense(j, r)) {
         const size_t m = find_seeds(j, r, ids, kth_middle(j, r, pick));
         score_seeds(j, r, ids, m, pick);
-        spans->coarse.floor = spans->fine.floor = floor_of(pick, m, (size_t)j->model->parts.k);
+        spans->coarse.floor = spans->fine.floor = saei_floor_of(pick, m, (size_t)j->model->parts.k);
     }
     saei_fp_leave(mode);
 }
@@ -500,20 +492,16 @@ static void seed_task(void *job, uint32_t r, uint32_t worker)
 static void judge_kept(const screen_job *j, const step *t, size_t r)
 {
     float upper[SAEI_TILE];
-    const size_t n = t->at.end - t->at.first, row = r * (size_t)j->model->parts.d_sae;
+    const size_t n = t->at.end - t->at.first;
     const uint32_t *marks = j->s->marks + r * mark_words(j->model);
     const float floor = span_of(j, r)->floor;
-    int32_t *count = j->work->count + r * j->model->n_tiles + t->tile;
-    memcpy(upper, j->work->val + row + t->at.first, n * sizeof *upper);
+    memcpy(upper, values_of(j, r) + t->at.first, n * sizeof *upper);
     for (size_t f = t->at.first; f < t->at.end; f++) {
         const float u = upper[f - t->at.first];
-        if (marks[f / MARKS] >> f % MARKS & 1) {
-            const size_t place = row + t->at.first + (size_t)(*count)++;
-            j->work->idx[place] = (int32_t)f;
-            j->work->val[place] = u;
-        } else if (!(u < floor)) {
+        if (marks[f / MARKS] >> f % MARKS & 1)
+            j->work->val[list_candidate(j, t, r, (int32_t)f)] = u;
+        else if (!(u < floor))
             add_candidate(j, t, r, (int32_t)f);
-        }
     }
 }
 
@@ -536,11 +524,11 @@ static size_t join_row(const screen_job *j, size_t r, size_t *active)
 {
     const size_t n = (size_t)j->model->parts.d_sae, tiles = j->model->n_tiles;
     int32_t *idx = j->work->idx + r * n;
-    float *val = j->work->val + r * n;
+    float *val = values_of(j, r);
     size_t have = 0;
     *active = 0;
     for (size_t t = 0; t < tiles; t++) {
-        const size_t m = (size_t)j->work->count[r * tiles + t], from = t * SAEI_TILE;
+        const size_t m = (size_t)*count_of(j, (uint32_t)t, r), from = t * SAEI_TILE;
         for (size_t i = from; i < from + m; i++) {
             if (val[i] == 0.0f)
                 continue;
@@ -557,7 +545,7 @@ static void finish_row(const screen_job *j, size_t r)
     const size_t n = (size_t)j->model->parts.d_sae;
     size_t active;
     const size_t candidates = join_row(j, r, &active);
-    j->work->n[r] = (int32_t)saei_select(j->model, j->work->idx + r * n, j->work->val + r * n, active, j->work->pick);
+    j->work->n[r] = (int32_t)saei_select(j->model, j->work->idx + r * n, values_of(j, r), active, j->work->pick);
     atomic_store_explicit(j->s->count + r, (int32_t)candidates, memory_order_relaxed);
 }
 

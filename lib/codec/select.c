@@ -1,5 +1,6 @@
 /* Which codes of a row stay where features compete. */
 #include <math.h>
+#include <string.h>
 
 #include "codec/codec.h"
 
@@ -38,6 +39,18 @@ float saei_kth_largest(float *v, size_t n, size_t k)
         else
             lo = below;
     }
+}
+
+float saei_floor_of(float *v, size_t n, size_t k)
+{
+    float kth = n < k ? 0.0f : saei_kth_largest(v, n, k);
+    uint32_t bits;
+    if (!(kth > 0.0f))
+        return 0.0f;
+    memcpy(&bits, &kth, sizeof bits);
+    bits--;
+    memcpy(&kth, &bits, sizeof kth);
+    return kth;
 }
 
 bool saei_selects(const sae_model *model)

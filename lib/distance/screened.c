@@ -42,7 +42,7 @@ static void bound_task(void *job, uint32_t i, uint32_t worker)
     const sae_index *index = s->index;
     const saei_kernels *k = index->model->env->kernels;
     const saei_screen *screen = index->screen;
-    const size_t first = (size_t)i * SAEI_TILE, n = index->n - first < SAEI_TILE ? index->n - first : SAEI_TILE;
+    const size_t first = (size_t)i * SAEI_TILE, n = saei_min(index->n - first, SAEI_TILE);
     int32_t *sums = s->room->sums + (size_t)worker * 2 * SAEI_TILE;
     float *c = s->room->cosines + first;
     k->int8_columns(sums, SAEI_TILE, screen->columns + first * screen->d16 * 16, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, s->room->planes, 2,

@@ -5,11 +5,6 @@
 
 enum { RUN = 64 }; /* weights of a row at a time: 48 rows of them are 6 KB of the panel */
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 size_t saei_kept_bytes(saei_keep as, size_t d, size_t block)
 {
     const size_t heads = as == SAEI_KEEP_INT8 ? (d + block - 1) / block : 0, each = as == SAEI_KEEP_INT8 ? 1 : 2;
@@ -25,7 +20,7 @@ static void keep_halves(unsigned char *panel, saei_keep as, const saei_given *fr
     for (size_t k0 = 0; k0 < from->n_in; k0 += RUN)
         for (size_t i = 0; i < n; i++) {
             const unsigned char *row = from->w + (j0 + i) * from->row_step;
-            for (size_t k = k0; k < min_size(k0 + RUN, from->n_in); k++)
+            for (size_t k = k0; k < saei_min(k0 + RUN, from->n_in); k++)
                 memcpy(panel + (as == SAEI_KEEP_BF16 ? (k / 2 * SAEI_PANEL + i) * 4 + k % 2 * 2 : (k * SAEI_PANEL + i) * 2), row + k * 2,
                        2);
         }
@@ -36,7 +31,7 @@ enum { CHUNK = 32 };
 
 static void load(const saei_kernels *k, float w[CHUNK], const saei_given *from, size_t j, size_t k0, size_t end)
 {
-    const size_t n = min_size(CHUNK, end - k0);
+    const size_t n = saei_min(CHUNK, end - k0);
     k->widen(w, from->w + j * from->row_step + k0 * sae_dtype_bytes(from->dtype), from->dtype, n);
     for (size_t i = n; i < CHUNK; i++)
         w[i] = 0.0f;
@@ -77,7 +72,7 @@ static void quantise(const saei_kernels *k, unsigned char *head, size_t i, const
         load(k, w, from, j, k0, end);
         for (size_t q = 0; q < CHUNK; q++)
             w[q] = quantised(w[q], scale);
-        for (size_t q = 0; q < min_size(CHUNK, end - k0); q++, to += SAEI_PANEL)
+        for (size_t q = 0; q < saei_min(CHUNK, end - k0); q++, to += SAEI_PANEL)
             *to = (unsigned char)(int8_t)w[q];
     }
 }
@@ -99,7 +94,7 @@ static size_t keep_int8(const saei_kernels *k, unsigned char *panel, const saei_
         if (k->nonfinite(from->w + (j0 + i) * from->row_step, from->dtype, from->n_in) < from->n_in)
             return j0 + i;
     for (size_t k0 = 0; k0 < from->n_in; k0 += from->block) {
-        const size_t end = min_size(k0 + from->block, from->n_in);
+        const size_t end = saei_min(k0 + from->block, from->n_in);
         for (size_t i = 0; i < n; i++) {
             if (from->scales)
                 copy_quantised(panel, i, from, j0 + i, k0, end);
@@ -114,7 +109,7 @@ static size_t keep_int8(const saei_kernels *k, unsigned char *panel, const saei_
 size_t saei_keep_panel(const saei_kernels *k, const saei_kept *to, const saei_given *from, size_t j0)
 {
     unsigned char *panel = (unsigned char *)(uintptr_t)to->data + j0 / SAEI_PANEL * to->panel_bytes;
-    const size_t n = min_size(SAEI_PANEL, from->n_out - j0);
+    const size_t n = saei_min(SAEI_PANEL, from->n_out - j0);
     memset(panel, 0, to->panel_bytes);
     if (to->as == SAEI_KEEP_INT8)
         return keep_int8(k, panel, from, j0, n);

@@ -23,11 +23,6 @@ typedef struct pass {
     float *wide;   /* per worker a slice of kept weights as f32: [SAEI_SLICE][SAEI_BLOCK] in panels */
 } pass;
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static uint32_t chunks(size_t n, size_t each)
 {
     return (uint32_t)((n + each - 1) / each);
@@ -36,7 +31,7 @@ static uint32_t chunks(size_t n, size_t each)
 /* Rows per task. BLIS packs the weights anew in every product, so it gets all rows at once. */
 static size_t block_rows(const sae_gemm *g, size_t n)
 {
-    return min_size(n, g->backend == SAE_GEMM_NATIVE ? SAEI_MAX_ROWS : PASS);
+    return saei_min(n, g->backend == SAE_GEMM_NATIVE ? SAEI_MAX_ROWS : PASS);
 }
 
 static size_t c_floats(const sae_gemm *g, size_t block)
@@ -104,9 +99,9 @@ static void load_task(void *job, uint32_t i, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const pass *p = job;
-    const size_t d = p->g->n_in, last = min_size(p->n, (size_t)(i + 1) * PACK_ROWS);
+    const size_t d = p->g->n_in, last = saei_min(p->n, (size_t)(i + 1) * PACK_ROWS);
     for (size_t r = (size_t)i * PACK_ROWS; r < last; r += SAEI_ROWS) {
-        const size_t n = min_size(SAEI_ROWS, last - r);
+        const size_t n = saei_min(SAEI_ROWS, last - r);
         if (p->g->backend == SAE_GEMM_BLIS || p->n <= SAEI_FEW)
             load_rows(p, p->xs + r * d, r, n);
         else
@@ -126,7 +121,7 @@ static void float_product(const pass *p, const saei_packed *m, float *c, size_t 
         return;
     }
     for (size_t k0 = 0; k0 < d; k0 += slice) {
-        const size_t kc = min_size(slice, d - k0), more = min_size(slice, d - k0 - kc);
+        const size_t kc = saei_min(slice, d - k0), more = saei_min(slice, d - k0 - kc);
         const float *at = w + k0 * SAEI_PANEL;
         const saei_ahead next = {at + kc * SAEI_PANEL, d * SAEI_PANEL * sizeof *w, more * SAEI_PANEL * sizeof *w};
         k->panels(c, SAEI_BLOCK, at, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n, kc, k0 > 0, &next);
@@ -137,7 +132,7 @@ static void float_product(const pass *p, const saei_packed *m, float *c, size_t 
 static saei_ahead kept_ahead(const saei_kept *w, size_t panel, size_t k0)
 {
     const size_t from = w->panel_bytes / w->d * k0 / 64 * 64, all = w->panel_bytes / w->d * SAEI_SLICE, left = w->panel_bytes - from;
-    return (saei_ahead){w->data + panel * w->panel_bytes + from, w->panel_bytes, k0 < w->d ? min_size(all, left) : 0};
+    return (saei_ahead){w->data + panel * w->panel_bytes + from, w->panel_bytes, k0 < w->d ? saei_min(all, left) : 0};
 }
 
 /* The same with kept weights. Of more than 8 rows the first 8 leave a slice as f32 for the others. */
@@ -150,7 +145,7 @@ static void kept_product(const pass *p, const saei_packed *m, float *c, float *w
         return;
     }
     for (size_t k0 = 0; k0 < d; k0 += slice) {
-        const size_t kc = min_size(slice, d - k0), rest = n - min_size(n, SAEI_ROWS);
+        const size_t kc = saei_min(slice, d - k0), rest = n - saei_min(n, SAEI_ROWS);
         const float *x = p->xs + r0 * d + k0 * SAEI_ROWS;
         k->panels_kept(c, SAEI_BLOCK, &m->kept, panel, n_panels, x, n - rest, k0, kc, rest ? wide : NULL);
         const saei_ahead next = kept_ahead(&m->kept, panel, k0 + kc);
@@ -174,28 +169,20 @@ static void product(const pass *p, const saei_packed *m, float *c, uint32_t work
 
 /* ---- what follows it ---- */
 
-/* c += a row of any dtype: fma(1, v, c) is that sum, rounded once. */
-static void add(const saei_kernels *k, float *c, const void *v, sae_dtype dtype, size_t n)
-{
-    static const int32_t row = 0;
-    static const float one = 1.0f;
-    const saei_matrix m = {v, dtype, false, 1, (int32_t)n};
-    k->combine(c, c, &m, &row, &one, 1);
-}
-
 /* A row of results j0 .. j0+nj-1 from its sums; `gate` NULL = none. */
 static void finish(const pass *p, float *c, float *gate, int64_t r, size_t j0, size_t nj)
 {
     const sae_gemm *g = p->g;
     const saei_kernels *k = g->env->kernels;
     if (g->main.bias)
-        add(k, c, g->main.bias + j0, SAE_F32, nj);
+        saei_add_row(k, c, c, 1.0f, g->main.bias + j0, SAE_F32, nj);
     if (gate && g->gate.bias)
-        add(k, gate, g->gate.bias + j0, SAE_F32, nj);
+        saei_add_row(k, gate, gate, 1.0f, g->gate.bias + j0, SAE_F32, nj);
     if (gate)
         k->silu_gate(c, gate, nj);
     if (p->residual.x)
-        add(k, c, (const unsigned char *)saei_rows_at(&p->residual, r) + j0 * sae_dtype_bytes(p->residual.dtype), p->residual.dtype, nj);
+        saei_add_row(k, c, c, 1.0f, (const unsigned char *)saei_rows_at(&p->residual, r) + j0 * sae_dtype_bytes(p->residual.dtype),
+                     p->residual.dtype, nj);
     if (p->threshold)
         k->keep_above(c, p->threshold + j0, nj);
     k->narrow((unsigned char *)saei_rows_at(&p->y, r) + j0 * sizeof *c, c, SAE_F32, nj); /* any alignment: only kernels touch it */
@@ -207,7 +194,7 @@ static void product_task(void *job, uint32_t i, uint32_t worker)
     const pass *p = job;
     const sae_gemm *g = p->g;
     const size_t blocks = chunks(p->n, p->block), r0 = i % blocks * p->block, j0 = i / blocks * SAEI_BLOCK;
-    const size_t n = min_size(p->block, p->n - r0), nj = min_size(SAEI_BLOCK, g->n_out - j0);
+    const size_t n = saei_min(p->block, p->n - r0), nj = saei_min(SAEI_BLOCK, g->n_out - j0);
     float *c = p->c + worker * c_floats(g, p->block), *gate = g->gated ? c + p->block * SAEI_BLOCK : NULL;
     product(p, &g->main, c, worker, r0, n, j0, nj);
     if (gate)

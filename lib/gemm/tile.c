@@ -4,11 +4,6 @@
  * again. */
 enum { SLICE_PACKED = 96 };
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 size_t saei_dots_c_floats(void)
 {
     return (size_t)SAEI_MAX_ROWS * SAEI_TILE;
@@ -16,7 +11,7 @@ size_t saei_dots_c_floats(void)
 
 size_t saei_dots_pack_floats(size_t d)
 {
-    return (size_t)SAEI_TILE * min_size(d, SLICE_PACKED);
+    return (size_t)SAEI_TILE * saei_min(d, SLICE_PACKED);
 }
 
 size_t saei_dots_step(const saei_dense *w, size_t n_rows)
@@ -39,7 +34,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
     const size_t slice = !w->panels ? SLICE_PACKED : x->n <= SAEI_ROWS ? d : SAEI_SLICE;
     size_t k0 = 0;
     do {
-        const size_t kc = min_size(slice, d - k0);
+        const size_t kc = saei_min(slice, d - k0);
         const float *panels = pack;
         size_t stride = kc * SAEI_PANEL;
         if (w->panels) {
@@ -49,7 +44,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
             k->pack_panels(pack, &w->m, j0, nj, k0, kc);
         }
         const saei_ahead next = {panels + kc * SAEI_PANEL, stride * sizeof *panels,
-                                 min_size(slice, d - k0 - kc) * SAEI_PANEL * sizeof *panels};
+                                 saei_min(slice, d - k0 - kc) * SAEI_PANEL * sizeof *panels};
         k->panels(c, ldc, panels, stride, n_panels, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0, w->panels ? &next : NULL);
         k0 += kc;
     } while (k0 < d);

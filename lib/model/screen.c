@@ -123,16 +123,13 @@ static sums add_up(const float *w, const float *centre, size_t d)
     return s;
 }
 
-/* Adding this and taking it away again rounds a small double to an integer, ties to even. */
-#define ROUNDER 0x1.8p52
-
 /* BYTES weights of a feature at `to`, the next ones `step` bytes on. */
 static void quantise(uint8_t *to, size_t step, const float *w, size_t d, float scale, sums *s)
 {
     const double inverse = scale > 0.0f ? 1.0 / (double)scale : 0.0;
     for (size_t k = 0; k < (d + BYTES - 1) / BYTES * BYTES; k++) {
         const double v = k < d ? (double)w[k] : 0.0;
-        double q = (v * inverse + ROUNDER) - ROUNDER;
+        double q = saei_to_integer(v * inverse);
         q = q > 127.0 ? 127.0 : q >= -127.0 ? q : -127.0; /* a NaN too, of a model that nobody checked */
         const double kept = (double)scale * q;
         s->lost_square += (v - kept) * (v - kept);

@@ -162,6 +162,14 @@ typedef struct saei_kernels {
 #undef SAEI_KERNEL_FIELD
 } saei_kernels;
 
+/* out = x + by * row, rounded once: the combination of one term. out may be x. */
+static inline void saei_add_row(const saei_kernels *k, float *out, const float *x, float by, const void *row, sae_dtype dtype, size_t n)
+{
+    const int32_t first = 0;
+    const saei_matrix m = {row, dtype, false, 1, (int32_t)n};
+    k->combine(out, x, &m, &first, &by, 1);
+}
+
 /* The table for `isa` (AUTO = best here), or NULL when this build or this processor cannot run it. */
 const saei_kernels *saei_kernels_for(sae_isa isa);
 

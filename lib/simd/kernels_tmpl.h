@@ -52,11 +52,6 @@ INLINE size_t size_of(sae_dtype t)
     return t == SAE_F32 ? 4 : 2;
 }
 
-INLINE size_t min_of(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Calls a generic body once per dtype, so that each copy is compiled for its own. */
 #define BY_DTYPE(t, call_f32, call_f16, call_bf16) \
     do {                                           \
@@ -170,10 +165,10 @@ static void pack_rows(float *xp, const float *x, size_t ldx, size_t n_rows, size
                 rows[i] = j + i < SAEI_ROWS && r0 + j + i < n_rows ? (const unsigned char *)(x + (r0 + j + i) * ldx) : NULL;
             for (size_t k = 0; k < d; k += VN) {
                 V r[VN];
-                const size_t kn = min_of(VN, d - k);
+                const size_t kn = saei_min(VN, d - k);
                 load_edge(r, rows, k, kn, SAE_F32);
                 for (size_t i = 0; i < kn; i++)
-                    store_part(xp + (k + i) * SAEI_ROWS + j, r[i], min_of(VN, SAEI_ROWS));
+                    store_part(xp + (k + i) * SAEI_ROWS + j, r[i], saei_min(VN, SAEI_ROWS));
             }
         }
 }
@@ -195,7 +190,7 @@ INLINE void pack_by_rows(float *dst, const saei_matrix *m, size_t j0, size_t nj,
                 v_store(to + (k + i) * SAEI_PANEL, r[i]);
         }
         for (; k < kc; k += VN) {
-            const size_t kn = min_of(VN, kc - k);
+            const size_t kn = saei_min(VN, kc - k);
             load_edge(r, rows, k, kn, t);
             for (size_t i = 0; i < kn; i++)
                 v_store(to + (k + i) * SAEI_PANEL, r[i]);
@@ -297,8 +292,8 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
 /* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
 INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left, ahead *far)
 {
-    for (size_t r = 0; r < min_of(left, SAEI_ROWS); r += PANEL_MR) {
-        const size_t n = min_of(left - r, PANEL_MR);
+    for (size_t r = 0; r < saei_min(left, SAEI_ROWS); r += PANEL_MR) {
+        const size_t n = saei_min(left - r, PANEL_MR);
         for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
             float *to = c + r * ldc + v;
             if (n > PANEL_MR / 2)
@@ -336,7 +331,7 @@ INLINE few_rows few_rows_of(const float *x, size_t ldx, size_t n_rows)
 {
     few_rows rows;
     for (size_t q = 0; q < 4; q++)
-        rows.x[q] = x + min_of(q, n_rows - 1) * ldx;
+        rows.x[q] = x + saei_min(q, n_rows - 1) * ldx;
     return rows;
 }
 
@@ -527,7 +522,7 @@ INLINE void dots_of(float *c, size_t ldc, const unsigned char *const rows[2 * VN
     for (int q = 0; q < nr; q++) {
         if ((size_t)q >= stored)
             break;
-        store_part(c + (size_t)q * ldc, a[q], min_of(n, VN));
+        store_part(c + (size_t)q * ldc, a[q], saei_min(n, VN));
         if (n > VN)
             store_part(c + (size_t)q * ldc + VN, b[q], n - VN);
     }
@@ -540,7 +535,7 @@ INLINE void rows_any(float *c, size_t ldc, const saei_matrix *m, const int32_t *
     const few_rows xs = few_rows_of(x, ldx, n_rows);
     for (size_t i = 0; i < n; i += 2 * VN) {
         const unsigned char *rows[2 * VN];
-        const size_t have = min_of(2 * VN, n - i);
+        const size_t have = saei_min(2 * VN, n - i);
         for (size_t q = 0; q < 2 * VN; q++) {
             const size_t at = i + (q < have ? q : 0);
             rows[q] = (const unsigned char *)m->data + (ids ? (size_t)ids[at] : j0 + at) * row_bytes;
@@ -653,7 +648,7 @@ INLINE void probe_rows(float *c, size_t ldc, const float *w, const float *x, siz
 {
     for (size_t r = 0; r < n_rows; r += VN) {
         const unsigned char *rows[VN];
-        const size_t n = min_of(VN, n_rows - r);
+        const size_t n = saei_min(VN, n_rows - r);
         for (size_t q = 0; q < VN; q++)
             rows[q] = (const unsigned char *)(x + (r + (q < n ? q : 0)) * ldx);
         probe_turned(c + r * ldc, ldc, w, rows, n, d, nf);
@@ -707,7 +702,7 @@ static size_t activate(int32_t *idx, float *val, const float *dots, size_t n, si
     const V floors = v_set1(floor);
     size_t m = 0;
     for (size_t i = 0; i < n; i += VN) {
-        const size_t have = min_of(VN, n - i);
+        const size_t have = saei_min(VN, n - i);
         const uint32_t all = (uint32_t)(((uint64_t)1 << have) - 1);
         uint32_t finite;
         V value;
@@ -764,7 +759,7 @@ INLINE void combine_any(float *out, const float *init, const saei_matrix *m, con
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
         for (size_t q = 0; q < 8; q++)
-            rows[q] = (const unsigned char *)m->data + (size_t)ids[min_of(i + q, n - 1)] * d * size_of(t);
+            rows[q] = (const unsigned char *)m->data + (size_t)ids[saei_min(i + q, n - 1)] * d * size_of(t);
         add_terms(out, i ? out : init, rows, rows + 4, coef + i, 4, d, t);
     }
     for (; i < n; i++) {
@@ -815,7 +810,7 @@ INLINE V bound_of(const int32_t *first, const int32_t *second, size_t i, size_t 
 static void bounds(float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x)
 {
     for (size_t i = 0; i < n; i += VN) {
-        const size_t have = min_of(VN, n - i);
+        const size_t have = saei_min(VN, n - i);
         store_part(u + i, bound_of(first, second, i, have, j0, bound, x), have);
     }
 }
@@ -825,7 +820,7 @@ static size_t screen(int32_t *ids, const int32_t *first, const int32_t *second, 
 {
     size_t m = 0;
     for (size_t i = 0; i < n; i += VN) {
-        const size_t have = min_of(VN, n - i);
+        const size_t have = saei_min(VN, n - i);
         const uint32_t all = (uint32_t)(((uint64_t)1 << have) - 1);
         const V u = bound_of(first, second, i, have, j0, bound, x);
         const uint32_t below = bound->threshold ? v_lt(u, load_part(bound->threshold + j0 + i, have)) : 0;

@@ -234,7 +234,7 @@ INLINE void kept_panel_rows(float *c, size_t ldc, const saei_kept *w, size_t pan
 {
     for (size_t r = 0; r < n_rows; r += PANEL_MR)
         for (size_t at = 0; at < SAEI_PANEL; at += (size_t)PANEL_NV * VN) {
-            const int n = (int)min_of(n_rows - r, PANEL_MR);
+            const int n = (int)saei_min(n_rows - r, PANEL_MR);
             float *to = c + r * ldc + at;
             if (wide && r == 0)
                 kept_panel_tile(to, ldc, w, panel, at, xp, k0, kc, wide + at, PANEL_MR, n, true, as);
@@ -286,7 +286,7 @@ INLINE V one_plus_exp(V minus_x)
 static void silu_gate(float *y, const float *gate, size_t n)
 {
     for (size_t i = 0; i < n; i += VN) {
-        const size_t have = min_of(VN, n - i);
+        const size_t have = saei_min(VN, n - i);
         const V a = load_part(gate + i, have), silu = v_div(a, one_plus_exp(v_mul(a, v_set1(-1.0f))));
         store_part(y + i, v_mul(silu, load_part(y + i, have)), have);
     }
@@ -295,7 +295,7 @@ static void silu_gate(float *y, const float *gate, size_t n)
 static void keep_above(float *y, const float *threshold, size_t n)
 {
     for (size_t i = 0; i < n; i += VN) {
-        const size_t have = min_of(VN, n - i);
+        const size_t have = saei_min(VN, n - i);
         store_part(y + i, v_above(load_part(y + i, have), load_part(threshold + i, have)), have);
     }
 }

@@ -140,9 +140,6 @@ static float coefficient(const saei_edit *e, float z, float scale)
 static void move_row(const sae_plan *p, scratch *s, const saei_slot *slot, const saei_rows *rows, size_t r)
 {
     const size_t d = (size_t)p->d;
-    static const int32_t row = 0;
-    static const float one = 1.0f;
-    const saei_matrix delta = {s->delta, SAE_F32, false, 1, p->d};
     const saei_matrix directions = {p->directions + (size_t)slot->first_edit * d, SAE_F32, false, slot->n_edits, p->d};
     const saei_kernels *k = p->env->kernels;
     float *x = s->x + r * d;
@@ -160,7 +157,7 @@ static void move_row(const sae_plan *p, scratch *s, const saei_slot *slot, const
         return;
     k->combine(s->delta, NULL, &directions, s->ids, s->coef, n);
     float *to = rows->dtype == SAE_F32 ? (float *)saei_rows_at(rows, s->row[r]) : x; /* any alignment: only kernels touch it */
-    k->combine(to, x, &delta, &row, &one, 1);                                        /* fma(1, delta, x) is x + delta, rounded once */
+    saei_add_row(k, to, x, 1.0f, s->delta, SAE_F32, d);
     if (to == x)
         k->narrow(saei_rows_at(rows, s->row[r]), x, rows->dtype, d);
 }

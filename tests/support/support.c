@@ -306,6 +306,18 @@ sae_env *env_make(heap *h, sae_isa isa, sae_run_fn run, void *run_user, uint32_t
     return env;
 }
 
+sae_env *counted_env(heap *h)
+{
+    heap_init(h);
+    return env_make(h, SAE_ISA_AUTO, NULL, NULL, 0);
+}
+
+void counted_env_free(heap *h, sae_env *env)
+{
+    sae_env_free(env);
+    ck_assert_int_eq(atomic_load(&h->live_blocks), 0);
+}
+
 size_t isas_available(sae_isa out[8])
 {
     static const sae_isa all[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};

@@ -64,6 +64,10 @@ int32_t run_failing(void *user, void *job, sae_task task, uint32_t n);
 /* An env, or the end of the test. h and run may be NULL. */
 sae_env *env_make(heap *h, sae_isa isa, sae_run_fn run, void *run_user, uint32_t max_workers);
 
+/* The env of a test that counts: one with a fresh heap, and its end, after which nothing may be left. */
+sae_env *counted_env(heap *h);
+void counted_env_free(heap *h, sae_env *env);
+
 /* Every instruction set of this processor; returns how many. */
 size_t isas_available(sae_isa out[8]);
 
