@@ -379,9 +379,9 @@ static bool bounds_of(float *u, const float *x, const saei_screen *s, size_t d, 
     static int8_t planes[(MOST_D + 15) / 16 * 32];
     static int32_t sums[2 * WIDTH];
     saei_spans spans;
-    if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, d))
+    if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, k, d))
         return false;
-    k->int8_columns(sums, WIDTH, s->columns, WIDTH / 16, planes, 2, s->d16, true);
+    k->int8_columns(sums, WIDTH, s->columns, WIDTH / 16, planes, 2, s->d16, NULL, 0);
     k->bounds(u, sums, two ? sums + WIDTH : NULL, N, 0, &s->bound, two ? &spans.fine : &spans.coarse);
     return true;
 }

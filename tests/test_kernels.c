@@ -1115,7 +1115,7 @@ static void int8_columns_case(size_t n_columns, size_t planes, size_t d16, bool 
             want[q * ldc + j] = byte_sum(w + j / 16 * d16 * 256, j % 16, x + q * 16, planes * 16, d16);
     for (size_t i = 0; i < n_tables; i++) {
         const watch out = watched(2, c_ints * 4, 4);
-        tables[i]->int8_columns((int32_t *)(void *)out.at, ldc, w, n_columns, x, planes, d16, rng() % 2);
+        tables[i]->int8_columns((int32_t *)(void *)out.at, ldc, w, n_columns, x, planes, d16, w, rng() % 2 ? n_columns * 4 : 0);
         check_floats(tables[i], "int8_columns", &out, (const float *)(const void *)want,
                      shape("columns %zu planes %zu d16 %zu extreme %d", n_columns, planes, d16, extreme));
     }
@@ -1202,6 +1202,94 @@ static void test_screen(void)
         for (int flavour = 0; flavour < 4; flavour++)
             for (mix values = PLAIN; values < N_MIXES; values++)
                 screen_case(sizes[s], flavour & 1, flavour & 2, values);
+}
+
+enum { ROW_D = 208 /* more than every size, a multiple of 16 */ };
+
+/* Sum of the elements of a row, by k % 16 first. */
+static double in_sixteen(const double *v)
+{
+    double part[16] = {0}, sum = 0.0;
+    for (size_t k = 0; k < ROW_D; k++)
+        part[k % 16] += v[k];
+    for (int i = 0; i < 16; i++)
+        sum += part[i];
+    return sum;
+}
+
+/* What a row is, less its centre, element by element; zeros follow. */
+typedef struct row_truth {
+    double z[ROW_D];
+    saei_lengths lengths;
+    double scale;
+    int8_t first[ROW_D], second[ROW_D];
+    saei_planes planes;
+} row_truth;
+
+static row_truth true_row(const float *x, const float *centre, size_t d)
+{
+    row_truth t = {.scale = 0.0};
+    double xs[ROW_D] = {0}, zs[ROW_D], coarse[ROW_D], fine[ROW_D];
+    for (size_t k = 0; k < ROW_D; k++) {
+        t.z[k] = k < d ? (double)x[k] - (centre ? (double)centre[k] : 0.0) : 0.0;
+        xs[k] = k < d ? (double)x[k] * (double)x[k] : 0.0;
+        zs[k] = t.z[k] * t.z[k];
+        t.lengths.largest = fmax(t.lengths.largest, fabs(t.z[k]));
+    }
+    t.lengths.x = in_sixteen(xs);
+    t.lengths.z = in_sixteen(zs);
+    t.scale = (double)(float)(t.lengths.largest / 32639.0);
+    for (size_t k = 0; k < ROW_D; k++) {
+        const int q = t.scale > 0.0 ? (int)nearbyint(t.z[k] * (1.0 / t.scale)) : 0, h = (int)floor((q + 128) / 256.0);
+        t.first[k] = (int8_t)h;
+        t.second[k] = (int8_t)(q - 256 * h);
+        t.planes.first += h;
+        t.planes.second += q - 256 * h;
+        coarse[k] = pow(t.z[k] - t.scale * (256.0 * h), 2.0);
+        fine[k] = pow(t.z[k] - t.scale * q, 2.0);
+    }
+    t.planes.coarse = in_sixteen(coarse);
+    t.planes.fine = in_sixteen(fine);
+    return t;
+}
+
+/* Are the planes there, and nothing between their parts? */
+static bool has_plane(const watch *w, size_t step, const int8_t *want, size_t d16)
+{
+    for (size_t i = 0; i < w->bytes; i++)
+        if (i % step < 16 ? (int8_t)w->at[i] != want[i / step * 16 + i % step] : w->at[i] != PAINT)
+            return false;
+    return d16 == 0 || clean(w);
+}
+
+static void row_case(size_t d, bool centred, size_t step, mix values)
+{
+    const size_t d16 = (d + 15) / 16, bytes = d16 ? (d16 - 1) * step + 16 : 0;
+    float *x = floats(0, d), *c = floats(1, d);
+    fill(x, d, values);
+    fill(c, d, PLAIN);
+    const row_truth want = true_row(x, centred ? c : NULL, d);
+    for (size_t i = 0; i < n_tables; i++) {
+        const char *name = sae_isa_name(tables[i]->isa);
+        const watch first = watched(2, bytes, 1), second = watched(8, d16 * 16, 1);
+        const saei_lengths l = tables[i]->row_lengths(x, centred ? c : NULL, d);
+        check(l.x == want.lengths.x && l.z == want.lengths.z && l.largest == want.lengths.largest, "%s row_lengths (d %zu centred %d)",
+              name, d, centred);
+        const saei_planes p =
+            tables[i]->row_planes((int8_t *)first.at, step, (int8_t *)second.at, 16, x, centred ? c : NULL, d, want.scale);
+        check(p.first == want.planes.first && p.second == want.planes.second && p.coarse == want.planes.coarse &&
+                  p.fine == want.planes.fine,
+              "%s row_planes (d %zu centred %d): sums", name, d, centred);
+        check(has_plane(&first, step, want.first, d16) && has_plane(&second, 16, want.second, d16),
+              "%s row_planes (d %zu centred %d step %zu)", name, d, centred, step);
+    }
+}
+
+static void test_row(void)
+{
+    for (size_t s = 0; s < N_SIZES; s++)
+        for (int flavour = 0; flavour < 8; flavour++)
+            row_case(sizes[s], flavour & 1, flavour & 2 ? 16 * (1 + below(8)) : 16, flavour & 4 ? ZEROS : PLAIN);
 }
 
 /* ---- --bench ---- */
@@ -1429,7 +1517,7 @@ static void bench_int8_columns(bench *b) /* 3 columns at a time for all rows, as
     for (size_t p = 0; p < BENCH_N / 16; p += 3)
         for (size_t q = 0; q < b->rows; q += 6)
             b->k->int8_columns((int32_t *)(void *)b->c, 48, (const uint8_t *)b->w + p * D16 * 256, 3, (const int8_t *)b->x + q * D16 * 16,
-                               b->rows - q < 6 ? b->rows - q : 6, D16, q == 0);
+                               b->rows - q < 6 ? b->rows - q : 6, D16, (const uint8_t *)b->w + (p + 3) * D16 * 256, q ? 0 : 12);
 }
 
 /* Kept weights as gemm runs them: 4 panels at a time; more than 8 rows by slices, widened by the first group. b->halves is any bytes. */
@@ -1591,10 +1679,10 @@ static int run_bench(const char *only, const char *word)
 static const struct {
     void (*run)(void);
     const char *name;
-} tests[] = {TEST(tables_differ), TEST(widen),     TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
-             TEST(pack_lanes),    TEST(panels),    TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
-             TEST(activate),      TEST(combine),   TEST(int8_columns), TEST(int8_pairs), TEST(screen),    TEST(gemv_kept),
-             TEST(panels_kept),   TEST(silu_gate), TEST(keep_above)};
+} tests[] = {TEST(tables_differ), TEST(widen),       TEST(narrow),       TEST(nonfinite),  TEST(pack_rows), TEST(pack_panels),
+             TEST(pack_lanes),    TEST(panels),      TEST(gemv_panels),  TEST(gemv_cols),  TEST(dot_rows),  TEST(probe),
+             TEST(activate),      TEST(combine),     TEST(int8_columns), TEST(int8_pairs), TEST(screen),    TEST(row),
+             TEST(gemv_kept),     TEST(panels_kept), TEST(silu_gate),    TEST(keep_above)};
 
 static volatile sig_atomic_t running;
 

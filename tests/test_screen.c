@@ -131,14 +131,14 @@ static long missed(const data *a, size_t row, const saei_screen *s, const saei_k
     saei_bound bound = s->bound;
     long n = 0;
     const float *x = a->x + row * a->d;
-    if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, a->d))
+    if (!saei_screen_row(&spans, planes, 32, planes + 16, 32, x, s, k, a->d))
         return 0;
     saei_span *span = two ? &spans.fine : &spans.coarse;
     weaken(span, x, s, a->d, two, build);
     for (size_t j = 0; j < N; j++)
         error[j] = bound.error[j] * (build == SHORT_ERROR ? 0.9f : 1.0f);
     bound.error = error;
-    k->int8_columns(sums, COLUMNS * 16, s->columns, COLUMNS, planes, 2, s->d16, true);
+    k->int8_columns(sums, COLUMNS * 16, s->columns, COLUMNS, planes, 2, s->d16, NULL, 0);
     k->bounds(u, sums, two ? sums + COLUMNS * 16 : NULL, N, 0, &bound, span);
     for (size_t j = 0; j < N; j++)
         n += u[j] < a->dots[row][j] + a->bias[j];

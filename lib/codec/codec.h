@@ -103,12 +103,18 @@ typedef struct saei_spans {
     saei_span coarse, fine;
 } saei_spans;
 
-/* Features of one row that wait for their dots on one worker. */
+/* Features of one row that wait for their dots on one worker: as many as are taken at once. */
 typedef struct saei_waiting {
-    size_t n;
+    size_t row, n;
     int32_t ids[16];
     size_t places[16]; /* of their codes, in saei_work.val */
 } saei_waiting;
+
+/* Of these as many as are full. */
+typedef struct saei_ripe {
+    size_t n;
+    saei_waiting lists[8];
+} saei_ripe;
 
 /* Scratch of screened encodes. */
 typedef struct saei_screening {
@@ -119,6 +125,7 @@ typedef struct saei_screening {
     int32_t *sums;     /* per worker: [step_sums] */
     size_t step_sums;
     saei_waiting *waiting;   /* per worker: [rows] */
+    saei_ripe *ripe;         /* per worker */
     uint32_t *marks;         /* top-k: [max_rows] of bits by feature, whose codes are known */
     int32_t *map;            /* [max_rows]: which rows `dense` holds */
     _Atomic(int32_t) *count; /* [max_rows]: candidates; -1 = the row is to be encoded densely */

@@ -14,10 +14,8 @@
 #include <string.h>
 
 enum {
-    GROUP = 6,        /* rows whose first planes lie together */
     STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
     MARKS = 32,       /* features to a word of marks */
-    STEP_FEW = 192,   /* the same of few rows, whose bytes pass once */
     LANES = 16,       /* features scored at once, or thinned out */
     SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
     GATE_ROWS = 64,   /* rows whose mean share of candidates decides whether screening pays */
@@ -32,14 +30,14 @@ static size_t mark_words(const sae_model *model)
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block)
 {
     const size_t d = (size_t)model->parts.d_in, d16 = (d + 15) / 16, workers = model->env->host.max_workers;
-    const size_t few = saei_min(max_rows, SAEI_FEW) * 2 * STEP_FEW, many = max_rows > SAEI_FEW ? max_rows * STEP : 0;
-    const size_t step_sums = few > many ? few : many;
+    const size_t step_sums = (max_rows > 2 * SAEI_FEW ? max_rows : 2 * SAEI_FEW) * STEP; /* of few rows two planes */
     size_t total = 0;
     const size_t dense = saei_reserve(&total, max_rows * d, sizeof(float));
     const size_t high = saei_reserve(&total, (max_rows + SAEI_FEW) * d16, 16), low = saei_reserve(&total, max_rows * d16, 16);
     const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_spans));
     const size_t sums = saei_reserve(&total, workers * step_sums, sizeof(int32_t));
     const size_t waiting = saei_reserve(&total, workers * max_rows, sizeof(saei_waiting));
+    const size_t ripe = saei_reserve(&total, workers, sizeof(saei_ripe));
     const size_t marks = saei_reserve(&total, model->parts.k ? max_rows * mark_words(model) : 0, sizeof(uint32_t));
     const size_t map = saei_reserve(&total, max_rows, sizeof(int32_t)), counts = saei_reserve(&total, max_rows, sizeof(int32_t));
     if (!block || total == SIZE_MAX)
@@ -51,6 +49,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
                           .sums = (int32_t *)(void *)(block + sums),
                           .step_sums = step_sums,
                           .waiting = (saei_waiting *)(void *)(block + waiting),
+                          .ripe = (saei_ripe *)(void *)(block + ripe),
                           .marks = (uint32_t *)(void *)(block + marks),
                           .map = (int32_t *)(void *)(block + map),
                           .count = (_Atomic(int32_t) *)(void *)(block + counts)};
@@ -65,7 +64,8 @@ typedef struct screen_job {
     saei_matrix rows; /* the encoder's */
     size_t n;
     bool few;
-    bool always; /* no row is left to a dense encode because that is faster */
+    size_t group; /* rows whose first planes lie together: as many as one pass takes, or half of them */
+    bool always;  /* no row is left to a dense encode because that is faster */
 } screen_job;
 
 static bool is_dense(const screen_job *j, size_t r)
@@ -80,76 +80,30 @@ static void leave_dense(const screen_job *j, size_t r)
 
 /* ---- rows in bytes ---- */
 
-/* Squares and the largest of a row x and of x less the centre. */
-typedef struct lengths {
-    double x, z, largest;
-} lengths;
-
-static lengths lengths_of(const float *x, const float *centre, size_t d)
-{
-    double xs[4] = {0}, zs[4] = {0}, most[4] = {0};
-    for (size_t k = 0; k < d; k++) {
-        const double v = (double)x[k], z = centre ? v - (double)centre[k] : v;
-        xs[k % 4] += v * v;
-        zs[k % 4] += z * z;
-        most[k % 4] = fabs(z) > most[k % 4] ? fabs(z) : most[k % 4];
-    }
-    const double a = most[0] > most[1] ? most[0] : most[1], b = most[2] > most[3] ? most[2] : most[3];
-    return (lengths){sqrt(xs[0] + xs[1] + (xs[2] + xs[3])), sqrt(zs[0] + zs[1] + (zs[2] + zs[3])), a > b ? a : b};
-}
-
-/* What a row less its centre loses in one and in two planes: lengths. */
-typedef struct losses {
-    double coarse, fine;
-} losses;
-
-static losses write_planes(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
-                           const float *centre, size_t d)
-{
-    const double scale = (double)spans->fine.scale, inverse = scale > 0.0 ? 1.0 / scale : 0.0;
-    double fine[4] = {0}, coarse[4] = {0};
-    int32_t first = 0, second = 0;
-    for (size_t k = 0; k < (d + 15) / 16 * 16; k++) {
-        const double z = k >= d ? 0.0 : centre ? (double)x[k] - (double)centre[k] : (double)x[k];
-        double q = saei_to_integer(z * inverse);
-        q = q > 32639.0 ? 32639.0 : q < -32639.0 ? -32639.0 : q;
-        const int32_t i = (int32_t)q, h = (i + 128) >> 8, l = i - h * 256;
-        const double lost = z - scale * q, lost_first = z - scale * (double)(h * 256);
-        fine[k % 4] += lost * lost;
-        coarse[k % 4] += lost_first * lost_first;
-        high[k / 16 * high_step + k % 16] = (int8_t)h;
-        low[k / 16 * low_step + k % 16] = (int8_t)l;
-        first += h;
-        second += l;
-    }
-    spans->fine.first_offset = spans->coarse.first_offset = 128 * first;
-    spans->fine.second_offset = 128 * second;
-    return (losses){sqrt(coarse[0] + coarse[1] + (coarse[2] + coarse[3])), sqrt(fine[0] + fine[1] + (fine[2] + fine[3]))};
-}
-
 bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
-                     const saei_screen *screen, size_t d)
+                     const saei_screen *screen, const saei_kernels *kernels, size_t d)
 {
-    const lengths l = lengths_of(x, screen->centre, d);
+    const saei_lengths squares = kernels->row_lengths(x, screen->centre, d);
+    const double length = sqrt(squares.x), z = sqrt(squares.z);
     *spans = (saei_spans){0};
-    if (!(l.x <= 0x1p60) || (l.x > 0.0 && l.x < 0x1p-40) || !(l.z <= 0x1p60))
+    if (!(length <= 0x1p60) || (length > 0.0 && length < 0x1p-40) || !(z <= 0x1p60))
         return false;
-    spans->fine.scale = (float)(l.largest / 32639.0);
-    if (l.largest > 0.0 && !(spans->fine.scale >= 0x1p-60f))
+    const float scale = (float)(squares.largest / 32639.0);
+    if (squares.largest > 0.0 && !(scale >= 0x1p-60f))
         return false;
-    spans->coarse.scale = 256.0f * spans->fine.scale;
-    const losses lost = write_planes(spans, high, high_step, low, low_step, x, screen->centre, d);
-    const double u = 0x1p-24, m = (double)(d + 2), rest = m * u / (1 - m * u) * l.x + 16 * u * l.z;
-    spans->coarse.norm = spans->fine.norm = saei_round_up(l.z * (1 + 0x1p-20));
-    spans->coarse.slack = saei_round_up((lost.coarse * (1 + 1e-9) + rest) * (1 + 0x1p-20));
-    spans->fine.slack = saei_round_up((lost.fine * (1 + 1e-9) + rest) * (1 + 0x1p-20));
+    const saei_planes p = kernels->row_planes(high, high_step, low, low_step, x, screen->centre, d, (double)scale);
+    const double u = 0x1p-24, m = (double)(d + 2), rest = m * u / (1 - m * u) * length + 16 * u * z;
+    const float norm = saei_round_up(z * (1 + 0x1p-20));
+    const int32_t first = 128 * p.first, second = 128 * p.second;
+    spans->coarse = (saei_span){256.0f * scale, norm, saei_round_up((sqrt(p.coarse) * (1 + 1e-9) + rest) * (1 + 0x1p-20)), 0.0f, first, 0};
+    spans->fine = (saei_span){scale, norm, saei_round_up((sqrt(p.fine) * (1 + 1e-9) + rest) * (1 + 0x1p-20)), 0.0f, first, second};
     return true;
 }
 
 /* Planes of the rows first .. that lie together: two of each of few rows, else the first of each. */
 static size_t planes_of(const screen_job *j, size_t first)
 {
-    return j->few ? 2 * j->n : saei_min(GROUP, j->n - first);
+    return j->few ? 2 * j->n : saei_min(j->group, j->n - first);
 }
 
 static int8_t *high_of(const screen_job *j, size_t first)
@@ -167,12 +121,12 @@ static void row_task(void *job, uint32_t r, uint32_t worker)
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    const size_t d = (size_t)j->model->parts.d_in, first = j->few ? 0 : r - r % GROUP, step = planes_of(j, first) * 16;
+    const size_t d = (size_t)j->model->parts.d_in, first = j->few ? 0 : r - r % j->group, step = planes_of(j, first) * 16;
     int8_t *high = high_of(j, first) + (r - first) * (j->few ? 32 : 16);
     const float *x = j->work->xc + r * d;
     saei_spans *spans = j->s->spans + r;
-    const bool fits = j->few ? saei_screen_row(spans, high, step, high + 16, step, x, j->screen, d)
-                             : saei_screen_row(spans, high, step, low_of(j, r), 16, x, j->screen, d);
+    const bool fits = j->few ? saei_screen_row(spans, high, step, high + 16, step, x, j->screen, j->model->env->kernels, d)
+                             : saei_screen_row(spans, high, step, low_of(j, r), 16, x, j->screen, j->model->env->kernels, d);
     atomic_store_explicit(j->s->count + r, fits ? 0 : -1, memory_order_relaxed);
     saei_fp_leave(mode);
 }
@@ -200,25 +154,55 @@ static saei_waiting *waiting_of(const screen_job *j, uint32_t worker, size_t r)
     return j->s->waiting + (size_t)worker * j->n + r;
 }
 
-/* Scores them: lanes of one row share its numbers, so they gather until they fill a vector. */
-static void score(const screen_job *j, saei_waiting *w, size_t r)
+/* Scores a list: lanes of one row share its numbers. */
+static void score(const screen_job *j, const saei_waiting *w)
 {
     const size_t d = (size_t)j->model->parts.d_in;
     float dots[LANES];
-    j->model->env->kernels->dot_rows(dots, LANES, &j->rows, w->ids, 0, w->n, j->work->xc + r * d, d, 1);
+    j->model->env->kernels->dot_rows(dots, LANES, &j->rows, w->ids, 0, w->n, j->work->xc + w->row * d, d, 1);
     for (size_t i = 0; i < w->n; i++)
-        j->work->val[w->places[i]] = code_of(j, r, (size_t)w->ids[i], dots[i]);
-    w->n = 0;
+        j->work->val[w->places[i]] = code_of(j, w->row, (size_t)w->ids[i], dots[i]);
 }
 
-/* What still waits when all tasks are done. */
-static void flush_task(void *job, uint32_t r, uint32_t worker)
+/* Several lists in a row, so that the weights of one are on their way while the one before is multiplied. */
+static void score_ripe(const screen_job *j, uint32_t worker)
+{
+    saei_ripe *ripe = j->s->ripe + worker;
+    for (size_t i = 0; i < ripe->n; i++)
+        score(j, ripe->lists + i);
+    ripe->n = 0;
+}
+
+/* A feature of row r and the place of its code: it waits until its list is full, and the list until there are several. */
+static void wait_for_dot(const screen_job *j, uint32_t worker, size_t r, int32_t id, size_t place)
+{
+    saei_waiting *w = waiting_of(j, worker, r);
+    saei_ripe *ripe = j->s->ripe + worker;
+    w->ids[w->n] = id;
+    w->places[w->n++] = place;
+    if (w->n < LANES)
+        return;
+    ripe->lists[ripe->n] = *w;
+    ripe->lists[ripe->n++].row = r;
+    w->n = 0;
+    if (ripe->n == sizeof ripe->lists / sizeof *ripe->lists)
+        score_ripe(j, worker);
+}
+
+/* What still waits on a worker when all tasks are done: no other one has features of the same row and tile. */
+static void flush_task(void *job, uint32_t i, uint32_t worker)
 {
     (void)worker;
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    for (uint32_t i = 0; i < j->model->env->host.max_workers && !is_dense(j, r); i++)
-        score(j, waiting_of(j, i, r), r);
+    score_ripe(j, i);
+    for (size_t r = 0; r < j->n; r++) {
+        saei_waiting *w = waiting_of(j, i, r);
+        w->row = r;
+        if (!is_dense(j, r))
+            score(j, w);
+        w->n = 0;
+    }
     saei_fp_leave(mode);
 }
 
@@ -229,45 +213,52 @@ typedef struct step {
     uint32_t tile;
     saei_tile at;
     size_t first, n;
-    int32_t *sums; /* [rows, or planes of few rows][each] */
-    size_t each;   /* features of a whole step */
+    int32_t *sums; /* [rows, or planes of few rows][STEP] */
     uint32_t worker;
 } step;
 
 static step step_of(const screen_job *j, uint32_t tile, uint32_t worker)
 {
-    return (step){.tile = tile,
-                  .at = saei_tile_of(j->model, tile),
-                  .sums = j->s->sums + worker * j->s->step_sums,
-                  .each = j->few ? STEP_FEW : STEP,
-                  .worker = worker};
+    return (step){.tile = tile, .at = saei_tile_of(j->model, tile), .sums = j->s->sums + worker * j->s->step_sums, .worker = worker};
 }
 
 /* The next step of the tile; false after the last. */
 static bool next_step(step *t)
 {
     t->first = t->n ? t->first + t->n : t->at.first;
-    t->n = saei_min(t->at.end - t->first, t->each);
+    t->n = saei_min(t->at.end - t->first, STEP);
     return t->n > 0;
 }
 
+/* Sums of row r of a step. */
+static int32_t *first_sums(const screen_job *j, const step *t, size_t r)
+{
+    return t->sums + (j->few ? 2 * r : r) * STEP;
+}
+
+static size_t columns_of(size_t n)
+{
+    return (n + SAEI_COLUMN - 1) / SAEI_COLUMN;
+}
+
+/* Every group of rows passes over the step, whose bytes stay in L2, and brings its part of the next step's there. One row alone reads so many
+ * columns at once that the processor looks ahead by itself. */
 static void take_sums(const screen_job *j, const step *t)
 {
-    const size_t d16 = j->screen->d16, columns = (t->n + SAEI_COLUMN - 1) / SAEI_COLUMN;
-    for (size_t r = 0; r < j->n; r += j->few ? j->n : GROUP)
-        j->model->env->kernels->int8_columns(t->sums + r * t->each, t->each, j->screen->columns + t->first * d16 * 16, columns,
-                                             high_of(j, r), planes_of(j, r), d16, r == 0);
+    const size_t d16 = j->screen->d16, columns = columns_of(t->n), groups = (j->n + j->group - 1) / j->group, after = t->first + t->n;
+    const size_t lanes = j->n == 1 ? 0 : 4 * columns_of(saei_min((size_t)j->model->parts.d_sae - after, STEP));
+    const uint8_t *next = j->screen->columns + after * d16 * 16;
+    for (size_t g = 0; g < groups; g++) {
+        const size_t r = g * j->group, from = lanes * g / groups, to = lanes * (g + 1) / groups;
+        j->model->env->kernels->int8_columns(first_sums(j, t, r), STEP, j->screen->columns + t->first * d16 * 16, columns, high_of(j, r),
+                                             planes_of(j, r), d16, next + from * d16 * 64, to - from);
+    }
 }
 
-/* Sums of row r of a step; of the second plane, NULL if that has not been multiplied. */
-static const int32_t *first_sums(const screen_job *j, const step *t, size_t r)
-{
-    return t->sums + (j->few ? 2 * r : r) * t->each;
-}
-
+/* Sums of its second plane; NULL if that has not been multiplied. */
 static const int32_t *second_sums(const screen_job *j, const step *t, size_t r)
 {
-    return j->few ? first_sums(j, t, r) + t->each : NULL;
+    return j->few ? first_sums(j, t, r) + STEP : NULL;
 }
 
 static const saei_span *span_of(const screen_job *j, size_t r)
@@ -292,12 +283,7 @@ static size_t list_candidate(const screen_job *j, const step *t, size_t r, int32
 /* The same of one that waits for its dot. */
 static void add_candidate(const screen_job *j, const step *t, size_t r, int32_t id)
 {
-    saei_waiting *w = waiting_of(j, t->worker, r);
-    const size_t place = list_candidate(j, t, r, id);
-    w->ids[w->n] = id;
-    w->places[w->n++] = place;
-    if (w->n == LANES)
-        score(j, w, r);
+    wait_for_dot(j, t->worker, r, id, list_candidate(j, t, r, id));
 }
 
 /* U of feature j from both planes as simd/kernels.h has it, but in double: its roundings are smaller than those that the slack pays for. */
@@ -336,7 +322,7 @@ static void thin_out(const screen_job *j, const step *t, open_pairs *p)
 
 static void judge(const screen_job *j, const step *t, size_t r, open_pairs *open)
 {
-    int32_t ids[STEP_FEW];
+    int32_t ids[STEP];
     const size_t m =
         j->model->env->kernels->screen(ids, first_sums(j, t, r), second_sums(j, t, r), t->n, t->first, &j->screen->bound, span_of(j, r));
     for (size_t i = 0; i < m; i++) {
@@ -566,7 +552,9 @@ static sae_status screen_rows(screen_job *j)
     const saei_host *host = &j->model->env->host;
     for (size_t i = 0; i < host->max_workers * j->n; i++)
         j->s->waiting[i].n = 0;
-    if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, (uint32_t)j->n))
+    for (size_t i = 0; i < host->max_workers; i++)
+        j->s->ripe[i].n = 0;
+    if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, host->max_workers))
         return SAE_E_HOST;
     for (size_t r = 0; r < j->n; r++)
         if (!is_dense(j, r))
@@ -641,6 +629,7 @@ sae_status saei_screen_encode(sae_ctx *ctx, size_t n)
     screen_job job = {.model = ctx->model, .screen = screen, .work = &ctx->work, .s = &ctx->screening, .n = n};
     job.rows = saei_model_enc_rows(ctx->model, 0);
     job.few = n <= SAEI_FEW;
+    job.group = job.few ? n : n <= 8 ? 4 : 6;
     job.always = ctx->screen == SAE_YES;
     if (screen_rows(&job))
         return SAE_E_HOST;

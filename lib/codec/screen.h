@@ -11,7 +11,7 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
 /* Row x [d] in 16 bits, two planes of bytes: 16 of each at `high` and `low`, the next 16 a step on. False when the error terms do not
  * hold for this row: not finite, huge or tiny. */
 bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *low, size_t low_step, const float *x,
-                     const saei_screen *screen, size_t d);
+                     const saei_screen *screen, const saei_kernels *kernels, size_t d);
 
 /* Is a block of n rows to be screened? */
 bool saei_screen_pays(sae_ctx *ctx, size_t n);

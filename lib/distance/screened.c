@@ -46,7 +46,7 @@ static void bound_task(void *job, uint32_t i, uint32_t worker)
     int32_t *sums = s->room->sums + (size_t)worker * 2 * SAEI_TILE;
     float *c = s->room->cosines + first;
     k->int8_columns(sums, SAEI_TILE, screen->columns + first * screen->d16 * 16, (n + SAEI_COLUMN - 1) / SAEI_COLUMN, s->room->planes, 2,
-                    screen->d16, true);
+                    screen->d16, NULL, 0);
     k->bounds(c, sums, sums + SAEI_TILE, n, first, &screen->bound, &s->spans.fine);
     find_middles(s, s->room->groups + first / GROUP, c, first, n);
     saei_fp_leave(mode);
@@ -78,7 +78,8 @@ bool saei_search_screened(saei_search *s, int32_t k, int32_t except, sae_status 
     float *pick = s->room->groups + groups;
     *status = SAE_OK;
     if (!index->screen || rank > groups / 4 ||
-        !saei_screen_row(&s->spans, s->room->planes, 32, s->room->planes + 16, 32, s->room->a, index->screen, index->d))
+        !saei_screen_row(&s->spans, s->room->planes, 32, s->room->planes + 16, 32, s->room->a, index->screen, index->model->env->kernels,
+                         index->d))
         return false;
     *status = saei_run(&index->model->env->host, s, bound_task, (uint32_t)((index->n + SAEI_TILE - 1) / SAEI_TILE));
     if (*status)

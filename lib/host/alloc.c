@@ -1,15 +1,26 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "host/host.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20 };
 
+/* What spans several huge pages gets them where the system has them on request: a pass over panels of weights reads many places at once, more
+ * than a processor remembers small pages of. */
 static void *libc_alloc(void *user, size_t bytes, size_t align)
 {
     void *p = NULL;
     (void)user;
-    return posix_memalign(&p, align, bytes) ? NULL : p;
+    const bool huge = bytes >= 4 * (size_t)HUGE_PAGE;
+    if (posix_memalign(&p, huge ? HUGE_PAGE : align, bytes))
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (huge)
+        (void)madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 static void libc_free(void *user, void *p, size_t bytes, size_t align)

@@ -52,6 +52,18 @@ typedef struct saei_span {
     int32_t first_offset, second_offset;
 } saei_span;
 
+/* A row x less a centre in two planes, and what it is before and after, as sums in double: element k belongs to the partial sum k % 16, and
+ * these are added up in order. */
+typedef struct saei_lengths {
+    double x, z;    /* squares of the row, and of z = row - centre */
+    double largest; /* |z| */
+} saei_lengths;
+
+typedef struct saei_planes {
+    double coarse, fine;   /* squares of what z loses in the first plane alone, and in both */
+    int32_t first, second; /* sums of the planes */
+} saei_planes;
+
 /* What a product brings into L2 while it computes, since the next one will read it: `bytes` bytes for each of its panels, `stride` apart. */
 typedef struct saei_ahead {
     const void *first;
@@ -80,14 +92,15 @@ typedef struct saei_kept {
     SAEI_INT8_KERNELS(K)
 
 /* Those which an instruction set has in more than one form. */
-#define SAEI_INT8_KERNELS(K)                                                                                                                 \
-    /* Sums of products of bytes, exact, with features by column: columns [n_columns][d16][256] without a sign, where byte                 \
-     * i % 4 * 64 + i / 4 * 16 + b of step k is weight 16 * k + b of feature i of the column; x [d16][planes][16] with a sign:              \
-     * c[q][16*p + i] = sum over k, b of weight b of feature i * x[k][q][b]. Columns are 64-byte aligned, ldc >= 16 * n_columns,            \
-     * d16 <= 1024. fetch: the columns are new to the caches, and what follows them will be wanted next. */ \
-    K(void, int8_columns,                                                                                                                    \
-      (int32_t * c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16, bool fetch))           \
-    /* The same for pairs of a feature and a plane x[i] [d16][16]: c[i] is the sum of feature ids[i], i < n. */                              \
+#define SAEI_INT8_KERNELS(K)                                                                                                               \
+    /* Sums of products of bytes, exact, with features by column: columns [n_columns][d16][256] without a sign, where byte \
+     * i % 4 * 64 + i / 4 * 16 + b of step k is weight 16 * k + b of feature i of the column; x [d16][planes][16] with a sign: \
+     * c[q][16*p + i] = sum over k, b of weight b of feature i * x[k][q][b]. Columns are 64-byte aligned, ldc >= 16 * n_columns, \
+     * d16 <= 1024. Meanwhile what will be wanted next comes into L2: `lanes` stretches at `next`, of d16 cache lines each. */               \
+    K(void, int8_columns,                                                                                                                  \
+      (int32_t * c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16, const uint8_t *next, \
+       size_t lanes))                                                                                                                      \
+    /* The same for pairs of a feature and a plane x[i] [d16][16]: c[i] is the sum of feature ids[i], i < n. */                            \
     K(void, int8_pairs, (int32_t * c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16))
 
 /* Products with kept weights, and what follows a product. */
@@ -107,52 +120,59 @@ typedef struct saei_kept {
     /* y[i] = y[i] <= threshold[i] ? +0 : y[i], i < n; a NaN stays. */                                                                    \
     K(void, keep_above, (float *y, const float *threshold, size_t n))
 
-#define SAEI_MOST_KERNELS(K)                                                                                                               \
-    SAEI_WEIGHT_KERNELS(K)                                                                                                                 \
-    /* dst[i] = (float)src[i], exact, i < n. */                                                                                            \
-    K(void, widen, (float *dst, const void *src, sae_dtype dtype, size_t n))                                                               \
-    /* dst[i] = src[i] rounded to nearest even (NaN stays a quiet NaN). */                                                                 \
-    K(void, narrow, (void *dst, const float *src, sae_dtype dtype, size_t n))                                                              \
-    /* Index of the first non-finite element, n if there is none. */                                                                       \
-    K(size_t, nonfinite, (const void *src, sae_dtype dtype, size_t n))                                                                     \
-    /* Rows x[r][ldx] (r < n_rows) into groups xp[(r / 8)][d][8], rows past n_rows zero. xp is 64-byte aligned. */                         \
-    K(void, pack_rows, (float *xp, const float *x, size_t ldx, size_t n_rows, size_t d))                                                   \
+#define SAEI_MOST_KERNELS(K)                                                                                                                    \
+    SAEI_WEIGHT_KERNELS(K)                                                                                                                      \
+    /* dst[i] = (float)src[i], exact, i < n. */                                                                                                 \
+    K(void, widen, (float *dst, const void *src, sae_dtype dtype, size_t n))                                                                    \
+    /* dst[i] = src[i] rounded to nearest even (NaN stays a quiet NaN). */                                                                      \
+    K(void, narrow, (void *dst, const float *src, sae_dtype dtype, size_t n))                                                                   \
+    /* Index of the first non-finite element, n if there is none. */                                                                            \
+    K(size_t, nonfinite, (const void *src, sae_dtype dtype, size_t n))                                                                          \
+    /* Rows x[r][ldx] (r < n_rows) into groups xp[(r / 8)][d][8], rows past n_rows zero. xp is 64-byte aligned. */                              \
+    K(void, pack_rows, (float *xp, const float *x, size_t ldx, size_t n_rows, size_t d))                                                        \
     /* Features j0 .. j0+nj-1, weights k0 .. k0+kc-1 of matrix m into panels dst[ceil(nj/48)][kc][48] f32, zero-padded.       \
-     * dst is 64-byte aligned; both storage orders of m. */            \
-    K(void, pack_panels, (float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc))                                   \
-    /* Same for probe groups: features ids[i], i < n, into dst[ceil(n/16)][d][16], read from src [n][d] f32 (feature-major). */            \
-    K(void, pack_lanes, (float *dst, const float *src, size_t n, size_t d))                                                                \
+     * dst is 64-byte aligned; both storage orders of m. */                 \
+    K(void, pack_panels, (float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc))                                        \
+    /* Same for probe groups: features ids[i], i < n, into dst[ceil(n/16)][d][16], read from src [n][d] f32 (feature-major). */                 \
+    K(void, pack_lanes, (float *dst, const float *src, size_t n, size_t d))                                                                     \
     /* Panel product. c[r][48*p + i] = chain over k < kc of panels[p*panel_stride + 48*k + i] * xp[r/8][k][r%8], begun at c's own \
      * value when `resume`, else at +0. xp groups are xp_stride floats apart; panels and xp 64-byte aligned (panel_stride,     \
-     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. `next` may be NULL. */        \
-    K(void, panels,                                                                                                                        \
-      (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,  \
-       size_t kc, bool resume, const saei_ahead *next))                                                                                    \
-    /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */   \
-    K(void, gemv_panels,                                                                                                                   \
-      (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                   \
+     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. `next` may be NULL. */             \
+    K(void, panels,                                                                                                                             \
+      (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,       \
+       size_t kc, bool resume, const saei_ahead *next))                                                                                         \
+    /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */        \
+    K(void, gemv_panels,                                                                                                                        \
+      (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                        \
     /* Rows on a matrix stored [d][n] (m->by_cols), features j0 .. j0+nj-1: c[r][j - j0] = dot, r < n_rows <= 4. The file's own  \
-     * layout: needs no packing. ldc >= nj. */         \
-    K(void, gemv_cols, (float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows))      \
+     * layout: needs no packing. ldc >= nj. */              \
+    K(void, gemv_cols, (float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows))           \
     /* Rows on a matrix stored [n][d] (!m->by_cols): features ids[0..n-1], or j0 .. j0+n-1 when ids is NULL:                  \
-     * c[r][i] = dot, r < n_rows <= 4. Scattered re-score and feature-major GEMV. */            \
-    K(void, dot_rows,                                                                                                                      \
-      (float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows))    \
+     * c[r][i] = dot, r < n_rows <= 4. Scattered re-score and feature-major GEMV. */                 \
+    K(void, dot_rows,                                                                                                                           \
+      (float *c, size_t ldc, const saei_matrix *m, const int32_t *ids, size_t j0, size_t n, const float *x, size_t ldx, size_t n_rows))         \
     /* Probe of n features in ceil(n/16) groups packed[g][d][16]: c[r][i] = dot, i < n, any n_rows; c[r][i] is scratch from n to the     \
-     * next multiple of 16. packed 64-byte aligned. */ \
-    K(void, probe, (float *c, size_t ldc, const float *packed, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d))             \
+     * next multiple of 16. packed 64-byte aligned. */      \
+    K(void, probe, (float *c, size_t ldc, const float *packed, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d))                  \
     /* Codes from dots: for i < n, feature j = j0 + i; those that are on are appended in order: idx[m] = j, val[m] = value.    \
-     * Returns m <= n; idx and val have room for n. Non-finite ones are added to *bad. */           \
-    K(size_t, activate,                                                                                                                    \
-      (int32_t * idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor, size_t *bad))                  \
+     * Returns m <= n; idx and val have room for n. Non-finite ones are added to *bad. */                \
+    K(size_t, activate,                                                                                                                         \
+      (int32_t * idx, float *val, const float *dots, size_t n, size_t j0, const saei_act *act, float floor, size_t *bad))                       \
     /* Weighted sum of rows of a matrix stored [n][d]: out[k] = init ? init[k] : +0; then for t = 0 .. n-1 in order               \
-     * out[k] = fma(coef[t], row_t[k], out[k]), row_t = row ids[t]. Decode. out may be init. */        \
-    K(void, combine, (float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n))               \
-    /* u[i] = U of feature j0 + i, i < n, from the sums of one row; second NULL = 8-bit rows. NaN where a bound is infinite. */            \
-    K(void, bounds,                                                                                                                        \
-      (float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))           \
-    /* Those of the n features whose U is not below threshold and floor (a NaN is not), ascending: ids[m] = j. Returns m <= n. */          \
-    K(size_t, screen,                                                                                                                      \
+     * out[k] = fma(coef[t], row_t[k], out[k]), row_t = row ids[t]. Decode. out may be init. */             \
+    K(void, combine, (float *out, const float *init, const saei_matrix *m, const int32_t *ids, const float *coef, size_t n))                    \
+    /* The lengths of x [d] less centre (NULL = 0), all finite. */                                                                              \
+    K(saei_lengths, row_lengths, (const float *x, const float *centre, size_t d))                                                               \
+    /* q = z / scale rounded to even, less than 32640 in size, = first * 256 + second, bytes with a sign: element k at k / 16 * step + k % 16 \
+     * of each plane, zeros to the next multiple of 16. scale 0: q = 0. */ \
+    K(saei_planes, row_planes,                                                                                                                  \
+      (int8_t * first, size_t first_step, int8_t * second, size_t second_step, const float *x, const float *centre, size_t d,                   \
+       double scale))                                                                                                                           \
+    /* u[i] = U of feature j0 + i, i < n, from the sums of one row; second NULL = 8-bit rows. NaN where a bound is infinite. */                 \
+    K(void, bounds,                                                                                                                             \
+      (float *u, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))                \
+    /* Those of the n features whose U is not below threshold and floor (a NaN is not), ascending: ids[m] = j. Returns m <= n. */               \
+    K(size_t, screen,                                                                                                                           \
       (int32_t * ids, const int32_t *first, const int32_t *second, size_t n, size_t j0, const saei_bound *bound, const saei_span *x))
 
 typedef struct saei_kernels {

@@ -14,7 +14,7 @@
 #include "simd/unroll.h"
 
 enum {
-    INT8_AHEAD = 2048,                   /* bytes from a read to what is fetched meanwhile */
+    INT8_LINE = 64,                      /* bytes of a cache line */
     INT8_BLOCK = SAEI_COLUMN * 16,       /* bytes of a column for 16 steps of k */
     INT8_UNIT = 4 * FEATS,               /* features that are summed up together */
     INT8_UNITS = SAEI_COLUMN / INT8_UNIT /* of a column, 1 where a B is a cache line */
@@ -40,10 +40,17 @@ INLINE int32_t lacking(const int8_t *x, size_t step, size_t d16)
     return sum;
 }
 
-/* A unit of nc columns with np planes: one pass over its weights. What the next column needs comes into L2 meanwhile, from four places at
- * once: a single stream does not use the memory up. */
-INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc, bool fetch,
-                      const int32_t *lack)
+/* A part of a product: the planes first .. of all, and what comes into L2 meanwhile, shared out among its tiles. */
+typedef struct int8_part {
+    const int8_t *x;
+    size_t planes, first;
+    const uint8_t *next;
+    size_t lanes;
+} int8_part;
+
+/* A unit of nc columns with np planes: one pass over its weights, and over `lanes` lanes of what comes next. */
+INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc,
+                      const uint8_t *next, size_t lanes, const int32_t *lack)
 {
     const size_t column = d16 * INT8_BLOCK;
     I a[4 * INT8_PLANES];
@@ -53,6 +60,8 @@ INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x,
     for (size_t k = 0; k < d16; k++) {
         const uint8_t *block = w + k * INT8_BLOCK;
         X xk[INT8_PLANES];
+        for (size_t q = 0; q < lanes; q++)
+            __builtin_prefetch(next + (q * d16 + k) * INT8_LINE, 0, 2);
         UNROLL
         for (int q = 0; q < np; q++)
             xk[q] = x_load(x + (k * planes + (size_t)q) * 16);
@@ -60,13 +69,8 @@ INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x,
         UNROLL
         for (int i = 0; i < 4 * nc * np; i++) { /* one loop: of nested ones gcc 12 moves the sums about */
             const int q = i % np, v = i / np;
-            const uint8_t *at = block + (size_t)(v / 4) * column + v % 4 * 64;
             if (q == 0)
-                b[0] = b_load(at);
-            if (q == 0 && fetch && (nc > 1 || INT8_UNITS > 1))
-                __builtin_prefetch(at + INT8_AHEAD);
-            else if (q == 0 && fetch)
-                __builtin_prefetch(w + column + ((size_t)v * d16 + k) * 64, 0, 2);
+                b[0] = b_load(block + (size_t)(v / 4) * column + v % 4 * 64);
             a[i] = i_dot(a[i], b[0], xk[q]);
         }
     }
@@ -80,47 +84,48 @@ INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x,
     }
 }
 
-/* np planes with all columns; as many columns at once as fill the registers. */
-INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                        int np, bool fetch)
+/* nc columns of n, from column p on, with np planes. */
+INLINE void int8_units(int32_t *c, size_t ldc, const uint8_t *columns, size_t n, size_t p, const int8_part *of, size_t d16, int np, int nc,
+                       const int32_t *lack)
 {
-    const size_t column = d16 * INT8_BLOCK, many = (size_t)(INT8_PLANES / np);
+    const size_t all = of->planes * n * INT8_UNITS, each = (size_t)np * (size_t)nc;
+    for (size_t u = 0; u < INT8_UNITS; u++) {
+        const size_t done = (of->first * n + p * (size_t)np) * INT8_UNITS + u * each;
+        const size_t from = of->lanes * done / all, to = of->lanes * (done + each) / all;
+        int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * d16 * INT8_BLOCK + u * FEATS * 16, of->x + of->first * 16,
+                  of->planes, d16, np, nc, of->next + from * d16 * INT8_LINE, to - from, lack);
+    }
+}
+
+/* np planes with all columns; as many columns at once as fill the registers. */
+INLINE void int8_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_part *of, size_t d16, int np)
+{
+    const size_t many = (size_t)(INT8_PLANES / np);
     int32_t lack[INT8_PLANES];
     size_t p = 0;
     for (int q = 0; q < np; q++)
-        lack[q] = lacking(x + q * 16, planes * 16, d16);
+        lack[q] = lacking(of->x + (of->first + (size_t)q) * 16, of->planes * 16, d16);
+    c += of->first * ldc;
     for (; many > 1 && p + many <= n_columns; p += many)
-        for (size_t u = 0; u < INT8_UNITS; u++)
-            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, INT8_PLANES / np,
-                      fetch, lack);
+        int8_units(c, ldc, columns, n_columns, p, of, d16, np, INT8_PLANES / np, lack);
     for (; p < n_columns; p++)
-        for (size_t u = 0; u < INT8_UNITS; u++)
-            int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * column + u * FEATS * 16, x, planes, d16, np, 1, fetch, lack);
-}
-
-INLINE void int8_all(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                     bool fetch)
-{
-    enum { HALF = INT8_PLANES > 4 ? 4 : INT8_PLANES > 2 ? 2 : 1 };
-    size_t q = 0;
-    for (; q + INT8_PLANES <= planes; q += INT8_PLANES)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, INT8_PLANES, fetch);
-    for (; q + HALF <= planes; q += HALF)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, HALF, fetch);
-    for (; HALF > 2 && q + 2 <= planes; q += 2)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 2, fetch);
-    for (; q < planes; q++)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, fetch);
+        int8_units(c, ldc, columns, n_columns, p, of, d16, np, 1, lack);
 }
 
 /* 1 byte a weight for up to INT8_PLANES planes: memory roof for the first few, roof of the multiplier beyond. */
 INLINE void int8_product(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                         bool fetch)
+                         const uint8_t *next, size_t lanes)
 {
-    if (fetch)
-        int8_all(c, ldc, columns, n_columns, x, planes, d16, true);
-    else
-        int8_all(c, ldc, columns, n_columns, x, planes, d16, false);
+    enum { HALF = INT8_PLANES > 4 ? 4 : INT8_PLANES > 2 ? 2 : 1 };
+    int8_part of = {x, planes, 0, next, lanes};
+    for (; of.first + INT8_PLANES <= planes; of.first += INT8_PLANES)
+        int8_planes(c, ldc, columns, n_columns, &of, d16, INT8_PLANES);
+    for (; of.first + HALF <= planes; of.first += HALF)
+        int8_planes(c, ldc, columns, n_columns, &of, d16, HALF);
+    for (; HALF > 2 && of.first + 2 <= planes; of.first += 2)
+        int8_planes(c, ldc, columns, n_columns, &of, d16, 2);
+    for (; of.first < planes; of.first++)
+        int8_planes(c, ldc, columns, n_columns, &of, d16, 1);
 }
 
 /* n <= 4 pairs, with the features that share a B with theirs; every second step in sums of its own, so that none waits for the one before. */
@@ -166,9 +171,9 @@ INLINE void int8_pairs_product(int32_t *c, const uint8_t *columns, const int32_t
 /* The two kernels under names of their own, for a form of a table. */
 #define SAEI_INT8_FORM(form)                                                                                                          \
     void saei_int8_columns_##form(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes,   \
-                                  size_t d16, bool fetch)                                                                             \
+                                  size_t d16, const uint8_t *next, size_t lanes)                                                      \
     {                                                                                                                                 \
-        int8_product(c, ldc, columns, n_columns, x, planes, d16, fetch);                                                              \
+        int8_product(c, ldc, columns, n_columns, x, planes, d16, next, lanes);                                                        \
     }                                                                                                                                 \
     void saei_int8_pairs_##form(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16) \
     {                                                                                                                                 \

@@ -14,6 +14,9 @@
  *
  * Lanes are features, never k, so each lane is the canonical chain. The register tiles are sized so that the chains hide the latency of
  * the fused multiply-add (4 cycles, 2 per cycle: 8 chains at least). */
+#include <math.h>
+#include <string.h>
+
 #include "simd/kernels.h"
 #include "simd/kernels_int8.h"
 #include "simd/unroll.h"
@@ -779,10 +782,109 @@ static void combine(float *out, const float *init, const saei_matrix *m, const i
 
 /* ---- screening ---- */
 
-static void int8_columns(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                         bool fetch)
+enum { PART = 16 /* elements of a row at a time: loops over them become vectors */ };
+
+/* PART elements of x less the centre, the n < PART last ones with zeros. */
+INLINE void less_centre(double z[PART], double raw[PART], const float *x, const float *centre, size_t n)
 {
-    int8_product(c, ldc, columns, n_columns, x, planes, d16, fetch);
+    float part[PART] = {0}, c[PART] = {0};
+    memcpy(part, x, n * sizeof *x);
+    if (centre)
+        memcpy(c, centre, n * sizeof *c);
+    for (int i = 0; i < PART; i++) {
+        raw[i] = (double)part[i];
+        z[i] = raw[i] - (double)c[i];
+    }
+}
+
+INLINE double sum_of(const double part[PART])
+{
+    double sum = 0.0;
+    for (int i = 0; i < PART; i++)
+        sum += part[i];
+    return sum;
+}
+
+INLINE void lengths_part(double xs[PART], double zs[PART], double most[PART], const float *x, const float *centre, size_t n)
+{
+    double z[PART], raw[PART];
+    less_centre(z, raw, x, centre, n);
+    for (int i = 0; i < PART; i++) {
+        xs[i] += raw[i] * raw[i];
+        zs[i] += z[i] * z[i];
+        most[i] = fabs(z[i]) > most[i] ? fabs(z[i]) : most[i];
+    }
+}
+
+/* 4 or 8 bytes an element, from L1 and L2. */
+static saei_lengths row_lengths(const float *x, const float *centre, size_t d)
+{
+    double xs[PART] = {0}, zs[PART] = {0}, most[PART] = {0}, largest = 0.0;
+    size_t k = 0;
+    for (; k + PART <= d; k += PART)
+        lengths_part(xs, zs, most, x + k, centre ? centre + k : NULL, PART);
+    if (k < d)
+        lengths_part(xs, zs, most, x + k, centre ? centre + k : NULL, d - k);
+    for (int i = 0; i < PART; i++)
+        largest = most[i] > largest ? most[i] : largest;
+    return (saei_lengths){sum_of(xs), sum_of(zs), largest};
+}
+
+/* Partial sums of a row's planes. */
+typedef struct plane_sums {
+    double coarse[PART], fine[PART];
+    int32_t first[PART], second[PART];
+} plane_sums;
+
+INLINE void planes_part(plane_sums *s, int8_t *first, int8_t *second, const float *x, const float *centre, size_t n, double scale,
+                        double inverse)
+{
+    double z[PART], raw[PART];
+    int32_t high[PART], low[PART];
+    less_centre(z, raw, x, centre, n);
+    for (int i = 0; i < PART; i++) {
+        const double q = (z[i] * inverse + 0x1.8p52) - 0x1.8p52; /* rounded */
+        const int32_t v = (int32_t)q, h = (v + 128) >> 8, l = v - h * 256;
+        const double lost = z[i] - scale * q, lost_first = z[i] - scale * (double)(h * 256);
+        s->fine[i] += lost * lost;
+        s->coarse[i] += lost_first * lost_first;
+        s->first[i] += h;
+        s->second[i] += l;
+        high[i] = h;
+        low[i] = l;
+    }
+    for (int i = 0; i < PART; i++) /* by itself, so that the loop above has wide vectors */
+        first[i] = (int8_t)high[i];
+    for (int i = 0; i < PART; i++)
+        second[i] = (int8_t)low[i];
+}
+
+/* 4 or 8 bytes an element read, 2 written, in L1 and L2. */
+static saei_planes row_planes(int8_t *first, size_t first_step, int8_t *second, size_t second_step, const float *x, const float *centre,
+                              size_t d, double scale)
+{
+    const double inverse = scale > 0.0 ? 1.0 / scale : 0.0;
+    plane_sums s = {{0}, {0}, {0}, {0}};
+    saei_planes out = {0};
+    for (size_t k = 0; k < d; k += PART, first += first_step, second += second_step) {
+        if (k + PART <= d)
+            planes_part(&s, first, second, x + k, centre ? centre + k : NULL, PART, scale, inverse);
+        else
+            planes_part(&s, first, second, x + k, centre ? centre + k : NULL, d - k, scale, inverse);
+    }
+    for (int i = 0; i < PART; i++) {
+        out.first += s.first[i];
+        out.second += s.second[i];
+    }
+    out.coarse = sum_of(s.coarse);
+    out.fine = sum_of(s.fine);
+    return out;
+}
+
+static void int8_columns(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
+                         const uint8_t *next, size_t lanes)
+{
+    int8_product(c, ldc, columns, n_columns, x, planes, d16, next, lanes);
 }
 
 static void int8_pairs(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16)
