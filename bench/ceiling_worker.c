@@ -112,8 +112,8 @@ READERS(portable, , 16)
 
 /* The best way that a processor has to multiply bytes. */
 typedef struct dots {
-    body f; /* NULL: none */
-    size_t bytes;
+    body f;       /* NULL: none */
+    size_t bytes; /* products of a step */
     const char *name;
 } dots;
 
@@ -141,13 +141,17 @@ static dots choose_dots(void)
 }
 #elif defined(__aarch64__)
 #define STEP_SDOT(a) a = vdotq_s32(a, (int8x16_t)x, (int8x16_t)w)
+#define STEP_I8MM(a) a = vusmmlaq_s32(a, (uint8x16_t)x, (int8x16_t)w) /* 32 products */
 #define STEP_NEON(a) a = vpadalq_s16(vpadalq_s16(a, vmull_s8(LOW(x), LOW(w))), vmull_high_s8((int8x16_t)x, (int8x16_t)w))
 #define LOW(v) vget_low_s8((int8x16_t)(v))
 DOTS(dot_sdot, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_t, STEP_SDOT)
+DOTS(dot_i8mm, __attribute__((target("arch=armv8.2-a+i8mm"))), int32x4_t, STEP_I8MM)
 DOTS(dot_neon, , int32x4_t, STEP_NEON)
 
 static dots choose_dots(void)
 {
+    if (getauxval(AT_HWCAP2) & HWCAP2_I8MM)
+        return (dots){dot_i8mm, 32, "neon-i8mm"};
     return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? (dots){dot_sdot, 16, "neon-dotprod"} : (dots){dot_neon, 16, "neon"};
 }
 #else

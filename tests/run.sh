@@ -72,9 +72,17 @@ c_programs() {
     done
 }
 
-# The core where other processors are in charge: aarch64, x86-64 before AVX, and one with AVX2 but no AVX-512.
+# The core where other processors are in charge: aarch64, with matrix products of bytes, with dot products of them and with neither; x86-64
+# before AVX, and one with AVX2 but no AVX-512.
 emulated() {
     local name cpu arguments
+    for cpu in neoverse-n1 cortex-a72; do # test_bits multiplies no bytes
+        if qemu-aarch64 -cpu help | grep -qw $cpu; then
+            item "test_kernels-$cpu" qemu-aarch64 -cpu $cpu "$B/aarch64/test_kernels"
+        else
+            echo "skip: the kernels on $cpu, which this qemu-aarch64 does not know"
+        fi
+    done
     for name in test_kernels test_bits; do
         arguments=()
         if [ $name = test_bits ]; then arguments=(tests/golden/bits.txt --brief); fi

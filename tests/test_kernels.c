@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "simd/cpu.h"
 #include "simd/kernels.h"
 #include "simd/tables.h"
 
@@ -52,6 +53,25 @@ check(bool ok, const char *fmt, ...)
     }
 }
 
+static void add_form(const saei_kernels *form, const saei_kernels *chosen)
+{
+    if (form && form != chosen)
+        tables[n_tables++] = form;
+}
+
+/* The forms of a table that this processor runs but does not choose. */
+static void add_other_forms(const saei_kernels *chosen)
+{
+    if (chosen->isa == SAE_ISA_AVX2)
+        add_form(saei_table_avx2(), chosen);
+    if (chosen->isa == SAE_ISA_AVX512)
+        add_form(saei_table_avx512(), chosen);
+    if (chosen->isa == SAE_ISA_NEON)
+        add_form(saei_table_neon(), chosen);
+    if (chosen->isa == SAE_ISA_NEON && saei_cpu_neon_dot())
+        add_form(saei_table_neon_dot(), chosen);
+}
+
 static void find_tables(void)
 {
     static const sae_isa isas[] = {SAE_ISA_SCALAR, SAE_ISA_NEON, SAE_ISA_AVX2, SAE_ISA_AVX512};
@@ -61,10 +81,7 @@ static void find_tables(void)
         if (!k)
             continue;
         check(k->isa == isas[i], "the %s table says it is %s", sae_isa_name(isas[i]), sae_isa_name(k->isa));
-        const saei_kernels *plain = isas[i] == SAE_ISA_NEON ? saei_table_neon() : isas[i] == SAE_ISA_AVX2 ? saei_table_avx2() : NULL;
-        plain = isas[i] == SAE_ISA_AVX512 ? saei_table_avx512() : plain;
-        if (plain && plain != k) /* the form that this processor does not choose */
-            tables[n_tables++] = plain;
+        add_other_forms(k);
         tables[n_tables++] = k;
     }
     check(saei_kernels_for(SAE_ISA_AUTO) == tables[n_tables - 1], "AUTO is not the best table of this machine");

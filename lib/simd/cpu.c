@@ -61,6 +61,11 @@ bool saei_cpu_neon_dot(void)
     return false;
 }
 
+bool saei_cpu_neon_i8mm(void)
+{
+    return false;
+}
+
 bool saei_cpu_avx512(void)
 {
     enum { ZMM_STATE = 0xe6 };
@@ -81,6 +86,17 @@ bool saei_cpu_neon_dot(void)
     return (getauxval(AT_HWCAP) & ASIMDDP) != 0;
 #elif defined(__aarch64__) && defined(__APPLE__)
     return true; /* all of them */
+#else
+    return false;
+#endif
+}
+
+/* Apple's are not asked: there the dot products serve. */
+bool saei_cpu_neon_i8mm(void)
+{
+#if defined(__aarch64__) && defined(__linux__)
+    enum { I8MM = 1 << 13 };
+    return saei_cpu_neon_dot() && (getauxval(AT_HWCAP2) & I8MM) != 0;
 #else
     return false;
 #endif

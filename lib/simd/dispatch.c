@@ -1,6 +1,12 @@
 #include "simd/cpu.h"
 #include "simd/tables.h"
 
+/* NEON is part of every aarch64. */
+static const saei_kernels *neon(void)
+{
+    return saei_cpu_neon_i8mm() ? saei_table_neon_i8mm() : saei_cpu_neon_dot() ? saei_table_neon_dot() : saei_table_neon();
+}
+
 /* The table of one instruction set, if it is built and this processor runs it. */
 static const saei_kernels *table(sae_isa isa)
 {
@@ -8,7 +14,7 @@ static const saei_kernels *table(sae_isa isa)
     case SAE_ISA_SCALAR:
         return &saei_kernels_scalar;
     case SAE_ISA_NEON:
-        return saei_cpu_neon_dot() ? saei_table_neon_dot() : saei_table_neon(); /* part of every aarch64 */
+        return neon();
     case SAE_ISA_AVX2:
         return !saei_cpu_avx2() ? NULL : saei_cpu_avx2_vnni() ? saei_table_avx2_vnni() : saei_table_avx2();
     case SAE_ISA_AVX512:

@@ -21,7 +21,20 @@ const saei_kernels *saei_table_neon_dot(void)
     return &table;
 }
 
+const saei_kernels *saei_table_neon_i8mm(void)
+{
+    static const saei_kernels table = {.isa = SAEI_TABLE_ISA,
+                                       SAEI_MOST_KERNELS(SAEI_KERNEL_ENTRY).int8_columns = saei_int8_columns_neon_i8mm,
+                                       .int8_pairs = saei_int8_pairs_neon_i8mm};
+    return &table;
+}
+
 #else
+
+const saei_kernels *saei_table_neon_i8mm(void)
+{
+    return NULL;
+}
 
 const saei_kernels *saei_table_neon_dot(void)
 {

@@ -16,6 +16,7 @@ const saei_kernels *saei_table_neon(void);
 const saei_kernels *saei_table_avx2_vnni(void);
 const saei_kernels *saei_table_avx512_vnni(void);
 const saei_kernels *saei_table_neon_dot(void);
+const saei_kernels *saei_table_neon_i8mm(void);
 
 /* Those products, of a file of their own: kernels_<form>.c is compiled whenever the file of the table is. */
 #define SAEI_INT8_DECLARED(ret, name, args) ret SAEI_INT8_NAME(name) args;
@@ -26,6 +27,9 @@ SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
 SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
 #undef SAEI_INT8_NAME
 #define SAEI_INT8_NAME(name) saei_##name##_neon_dot
+SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
+#undef SAEI_INT8_NAME
+#define SAEI_INT8_NAME(name) saei_##name##_neon_i8mm
 SAEI_INT8_KERNELS(SAEI_INT8_DECLARED)
 #undef SAEI_INT8_NAME
 

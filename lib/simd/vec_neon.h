@@ -181,7 +181,28 @@ static inline I i_add(I a, I b)
     return vaddq_s32(a, b);
 }
 
-#if defined(SAEI_DOT)
+#if defined(SAEI_I8MM)
+
+/* Dot products of bytes without a sign and bytes with one come with the matrix products. */
+#define INT8_SIGNED 0
+typedef uint8x16_t B;
+typedef int8x16_t X;
+
+static inline B b_load(const uint8_t *p)
+{
+    return vld1q_u8(p);
+}
+static inline X x_load(const int8_t *p)
+{
+    return vld1q_s8(p);
+}
+static inline I i_dot(I sums, B b, X x)
+{
+    __asm__("usdot %0.4s, %1.16b, %2.16b" : "+w"(sums) : "w"(b), "w"(x));
+    return sums;
+}
+
+#elif defined(SAEI_DOT)
 
 /* The instruction has signed bytes: those without a sign lose 128. */
 #define INT8_SIGNED 1
