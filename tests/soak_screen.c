@@ -156,7 +156,7 @@ static sae_ctx_counts counted(const sae_ctx *ctx)
     return c;
 }
 
-static const sae_arch archs[] = {SAE_STANDARD, SAE_JUMPRELU, SAE_GATED, SAE_TOPK};
+static const sae_arch archs[] = {SAE_STANDARD, SAE_JUMPRELU, SAE_GATED, SAE_TOPK, SAE_GROUPMAX};
 
 /* ---- wide SAEs: planted features and noise ---- */
 
@@ -217,7 +217,9 @@ static sae_model *wide_model(const wide *a, sae_arch arch, sae_env *env)
                            .flags = SAE_BORROW | SAE_W_ENC_BY_ROWS,
                            .d_in = a->d,
                            .d_sae = a->n,
-                           .k = arch == SAE_TOPK ? 32 : 0,
+                           .k = arch == SAE_TOPK       ? 32
+                                : arch == SAE_GROUPMAX ? 64
+                                                       : 0,
                            .w_enc = a->w,
                            .w_dec = a->w,
                            .b_enc = arch == SAE_JUMPRELU ? a->zero : a->minus,
@@ -239,7 +241,7 @@ static void soak_arch(const wide *a, sae_arch arch, sae_env *env, double since)
     for (int b = 0; b < 4; b++)
         screened[b] = ctx_from(model, blocks[b], SAE_YES);
     for (int64_t done = 0; done < todo.wide && !time_is_up(since); done += AT_ONCE) {
-        rng r = {todo.seed + (uint64_t)done * 4 + (uint64_t)arch};
+        rng r = {todo.seed + (uint64_t)done * 8 + (uint64_t)arch};
         const int64_t step = done / AT_ONCE % 20;
         wide_rows(a, &r);
         encode(dense, &want, &x);
@@ -286,13 +288,15 @@ static const size_t depths[] = {1, 3, 16, 37, 64, 129, 384};
 /* The weights in bf16, cut, if `half` [N * d]. */
 static sae_model *small_model(const data *a, sae_arch arch, sae_env *env, rng *r, const uint16_t *half)
 {
+    static const int32_t groups[] = {1, 5, 7, 25, 35, N};
+    const int32_t k = arch == SAE_GROUPMAX ? groups[rng_below(r, LENGTH(groups))] : 1 + (int32_t)rng_below(r, rng_below(r, 4) ? 20 : N);
     const sae_weights w = {.struct_size = sizeof w,
                            .arch = arch,
                            .dtype = half ? SAE_BF16 : SAE_F32,
                            .flags = SAE_W_ENC_BY_ROWS | (rng_below(r, 2) ? SAE_APPLY_B_DEC : 0u),
                            .d_in = (int32_t)a->d,
                            .d_sae = N,
-                           .k = arch == SAE_TOPK ? 1 + (int32_t)rng_below(r, rng_below(r, 4) ? 20 : N) : 0,
+                           .k = arch == SAE_TOPK || arch == SAE_GROUPMAX ? k : 0,
                            .w_enc = half ? (const void *)half : a->w,
                            .w_dec = half ? (const void *)half : a->w,
                            .b_enc = a->bias,

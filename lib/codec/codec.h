@@ -2,6 +2,7 @@
 #ifndef SAEI_CODEC_H
 #define SAEI_CODEC_H
 
+#include "codec/floors.h"
 #include "model/model.h"
 #include "sae/codec.h"
 
@@ -124,9 +125,9 @@ typedef struct saei_screening {
     saei_spans *spans; /* [max_rows] */
     int32_t *sums;     /* per worker: [step_sums] */
     size_t step_sums;
-    saei_waiting *waiting;   /* per worker: [rows] */
-    saei_ripe *ripe;         /* per worker */
-    uint32_t *marks;         /* top-k: [max_rows] of bits by feature, whose codes are known */
+    saei_waiting *waiting; /* per worker: [rows] */
+    saei_ripe *ripe;       /* per worker */
+    saei_floors floors;
     int32_t *map;            /* [max_rows]: which rows `dense` holds */
     _Atomic(int32_t) *count; /* [max_rows]: candidates; -1 = the row is to be encoded densely */
 } saei_screening;

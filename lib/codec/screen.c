@@ -1,10 +1,9 @@
 /* Encodes through the screen of model/screen.h. A pass over its bytes, with rows in 8 bits, finds the features of each row that may be active;
  * 8 more bits of the row thin them out while their bytes are still in the caches; what is left, the candidates, get their exact dots, which
- * make the codes by the same functions as in a dense encode. Up to SAEI_FEW rows, whose pass waits for memory, go through it in 16 bits at
- * once.
+ * make the codes by the same functions as in a dense encode. Up to FEW rows, whose pass waits for memory, go through it in 16 bits at once.
  *
- * A top-k knows its threshold only afterwards. Its bounds are kept; the features that are about the k largest, the seeds, get their exact dots
- * first, and what the k-th largest of their codes is, the others have to reach.
+ * Where features compete (top-k, groupmax) the threshold of a row rises during the pass, by codec/floors.h, and is known at its end: what it
+ * leaves then are the candidates.
  *
  * Rows that the error terms do not hold for, and rows with so many candidates that the dense products are faster, are encoded densely
  * together. */
@@ -15,30 +14,27 @@
 
 enum {
     STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
-    MARKS = 32,       /* features to a word of marks */
+    FEW = 4,          /* rows in 16 bits at once */
+    SAMPLE = 32,      /* columns of a sample */
     LANES = 16,       /* features scored at once, or thinned out */
     SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
     GATE_ROWS = 64,   /* rows whose mean share of candidates decides whether screening pays */
     GATE_PAUSE = 4096 /* rows encoded densely before screening is tried again */
 };
 
-static size_t mark_words(const sae_model *model)
-{
-    return ((size_t)model->parts.d_sae + MARKS - 1) / MARKS;
-}
-
 size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t max_rows, unsigned char *block)
 {
     const size_t d = (size_t)model->parts.d_in, d16 = (d + 15) / 16, workers = model->env->host.max_workers;
-    const size_t step_sums = (max_rows > 2 * SAEI_FEW ? max_rows : 2 * SAEI_FEW) * STEP; /* of few rows two planes */
+    const size_t step_sums = (max_rows > 2 * FEW ? max_rows : 2 * FEW) * STEP; /* of few rows two planes */
     size_t total = 0;
     const size_t dense = saei_reserve(&total, max_rows * d, sizeof(float));
-    const size_t high = saei_reserve(&total, (max_rows + SAEI_FEW) * d16, 16), low = saei_reserve(&total, max_rows * d16, 16);
+    const size_t high = saei_reserve(&total, (max_rows + FEW) * d16, 16), low = saei_reserve(&total, max_rows * d16, 16);
     const size_t spans = saei_reserve(&total, max_rows, sizeof(saei_spans));
     const size_t sums = saei_reserve(&total, workers * step_sums, sizeof(int32_t));
     const size_t waiting = saei_reserve(&total, workers * max_rows, sizeof(saei_waiting));
     const size_t ripe = saei_reserve(&total, workers, sizeof(saei_ripe));
-    const size_t marks = saei_reserve(&total, model->parts.k ? max_rows * mark_words(model) : 0, sizeof(uint32_t));
+    saei_floors no_floors;
+    const size_t floors = saei_reserve(&total, 1, saei_floors_layout(&no_floors, model, max_rows, NULL));
     const size_t map = saei_reserve(&total, max_rows, sizeof(int32_t)), counts = saei_reserve(&total, max_rows, sizeof(int32_t));
     if (!block || total == SIZE_MAX)
         return total;
@@ -50,9 +46,9 @@ size_t saei_screening_layout(saei_screening *s, const sae_model *model, size_t m
                           .step_sums = step_sums,
                           .waiting = (saei_waiting *)(void *)(block + waiting),
                           .ripe = (saei_ripe *)(void *)(block + ripe),
-                          .marks = (uint32_t *)(void *)(block + marks),
                           .map = (int32_t *)(void *)(block + map),
                           .count = (_Atomic(int32_t) *)(void *)(block + counts)};
+    saei_floors_layout(&s->floors, model, max_rows, block + floors);
     return total;
 }
 
@@ -65,6 +61,7 @@ typedef struct screen_job {
     size_t n;
     bool few;
     size_t group; /* rows whose first planes lie together: as many as one pass takes, or half of them */
+    float lost;   /* what values are below the upper ends of their intervals at most as a rule, in half widths */
     bool always;  /* no row is left to a dense encode because that is faster */
 } screen_job;
 
@@ -132,12 +129,6 @@ static void row_task(void *job, uint32_t r, uint32_t worker)
 }
 
 /* ---- exact dots ---- */
-
-/* A row's values: bounds, then codes. */
-static float *values_of(const screen_job *j, size_t r)
-{
-    return j->work->val + r * (size_t)j->model->parts.d_sae;
-}
 
 /* The code of a feature of row r. What is not finite is counted with its tile, which one task at a time works on. */
 static float code_of(const screen_job *j, size_t r, size_t feature, float dot)
@@ -255,17 +246,6 @@ static void take_sums(const screen_job *j, const step *t)
     }
 }
 
-/* Sums of its second plane; NULL if that has not been multiplied. */
-static const int32_t *second_sums(const screen_job *j, const step *t, size_t r)
-{
-    return j->few ? first_sums(j, t, r) + STEP : NULL;
-}
-
-static const saei_span *span_of(const screen_job *j, size_t r)
-{
-    return j->few ? &j->s->spans[r].fine : &j->s->spans[r].coarse;
-}
-
 /* Candidates of row r in a tile. */
 static int32_t *count_of(const screen_job *j, uint32_t tile, size_t r)
 {
@@ -286,12 +266,12 @@ static void add_candidate(const screen_job *j, const step *t, size_t r, int32_t 
     wait_for_dot(j, t->worker, r, id, list_candidate(j, t, r, id));
 }
 
-/* U of feature j from both planes as simd/kernels.h has it, but in double: its roundings are smaller than those that the slack pays for. */
-static double fine_bound(const saei_bound *b, const saei_span *x, size_t j, int32_t first, int32_t second)
+/* U of feature f from both planes, as simd/kernels.h has it, but in double: its roundings are smaller than those that the slack pays for. */
+static double fine_bound(const saei_bound *b, const saei_span *x, size_t f, int32_t first, int32_t second)
 {
     const double sum = (double)(first - x->first_offset) * 256.0 + (double)(second - x->second_offset);
-    const double lost = (double)b->error[j] * (double)x->norm + (double)b->norm[j] * (double)x->slack;
-    return (double)b->scale[j] * (double)x->scale * sum + lost + (double)b->top[j];
+    const double lost = (double)b->error[f] * (double)x->norm + (double)b->norm[f] * (double)x->slack;
+    return (double)b->scale[f] * (double)x->scale * sum + lost + (double)b->top[f];
 }
 
 /* Pairs that the first plane leaves open. */
@@ -312,29 +292,70 @@ static void thin_out(const screen_job *j, const step *t, open_pairs *p)
     j->model->env->kernels->int8_pairs(second, j->screen->columns, p->ids, low, p->n, j->screen->d16);
     for (size_t i = 0; i < p->n; i++) {
         const size_t f = (size_t)p->ids[i];
-        const saei_span *x = &j->s->spans[p->rows[i]].fine;
-        const double u = fine_bound(b, x, f, p->first[i], second[i]);
-        if (!(u < (double)(b->threshold ? b->threshold[f] : 0.0f)) && !(u < (double)x->floor))
+        const double u = fine_bound(b, &j->s->spans[p->rows[i]].fine, f, p->first[i], second[i]);
+        if (!(u < (double)(b->threshold ? b->threshold[f] : 0.0f)))
             add_candidate(j, t, p->rows[i], p->ids[i]);
     }
     p->n = 0;
 }
 
-static void judge(const screen_job *j, const step *t, size_t r, open_pairs *open)
+static void thin_out_later(const screen_job *j, const step *t, size_t r, const int32_t *ids, size_t m, open_pairs *open)
 {
-    int32_t ids[STEP];
-    const size_t m =
-        j->model->env->kernels->screen(ids, first_sums(j, t, r), second_sums(j, t, r), t->n, t->first, &j->screen->bound, span_of(j, r));
     for (size_t i = 0; i < m; i++) {
-        if (j->few) {
-            add_candidate(j, t, r, ids[i]);
-            continue;
-        }
         open->rows[open->n] = r;
         open->first[open->n] = first_sums(j, t, r)[(size_t)ids[i] - t->first];
         open->ids[open->n++] = ids[i];
         if (open->n == LANES)
             thin_out(j, t, open);
+    }
+}
+
+/* Where a value with the bound u hardly lies below: the middle of its interval, less four times what it is away from it as a rule. What bounds
+ * the dot of random vectors is sqrt(d) times as large as that dot. */
+static float likely(const screen_job *j, const saei_span *x, size_t f, float u)
+{
+    const saei_bound *b = &j->screen->bound;
+    return u - (b->error[f] * x->norm + b->norm[f] * x->slack) * j->lost;
+}
+
+/* Features that may yet be among the largest are kept with their bounds, u[0] that of feature `first`. */
+static void keep(const screen_job *j, const step *t, size_t r, const int32_t *ids, size_t m, const float *u, size_t first,
+                 const saei_span *x)
+{
+    for (size_t i = 0; i < m; i++) {
+        const size_t f = (size_t)ids[i];
+        const float bound = u[f - first];
+        j->work->val[list_candidate(j, t, r, ids[i])] = bound;
+        saei_floor_raise(&j->s->floors, t->worker, r, f, likely(j, x, f, bound));
+    }
+}
+
+/* n features of a step, from its feature i on, that share a floor. */
+static void judge(const screen_job *j, const step *t, size_t r, size_t i, size_t n, open_pairs *open)
+{
+    const saei_kernels *k = j->model->env->kernels;
+    const int32_t *first = first_sums(j, t, r) + i, *second = j->few ? first_sums(j, t, r) + STEP + i : NULL;
+    saei_span x = j->few ? j->s->spans[r].fine : j->s->spans[r].coarse;
+    int32_t ids[STEP];
+    float u[STEP];
+    x.floor = saei_floor(&j->s->floors, r, t->first + i);
+    const size_t m = k->screen(ids, first, second, n, t->first + i, &j->screen->bound, &x);
+    if (m && j->s->floors.groups) {
+        k->bounds(u, first, second, n, t->first + i, &j->screen->bound, &x);
+        keep(j, t, r, ids, m, u, t->first + i, &x);
+    } else if (!j->few) {
+        thin_out_later(j, t, r, ids, m, open);
+    } else {
+        for (size_t q = 0; q < m; q++)
+            add_candidate(j, t, r, ids[q]);
+    }
+}
+
+static void judge_row(const screen_job *j, const step *t, size_t r, open_pairs *open)
+{
+    for (size_t i = 0, n; i < t->n; i += n) {
+        n = saei_floors_span(&j->s->floors, t->first + i, t->n - i);
+        judge(j, t, r, i, n, open);
     }
 }
 
@@ -344,7 +365,7 @@ static void judge_rows(const screen_job *j, const step *t)
     open_pairs open = {.n = 0};
     for (size_t r = 0; r < j->n; r++)
         if (!is_dense(j, r))
-            judge(j, t, r, &open);
+            judge_row(j, t, r, &open);
     thin_out(j, t, &open);
 }
 
@@ -385,109 +406,71 @@ static void screen_task(void *job, uint32_t tile, uint32_t worker)
         take_sums(j, &t);
         judge_rows(j, &t);
     }
-    leave_to_dense(j, &t);
+    if (!j->s->floors.groups)
+        leave_to_dense(j, &t);
     saei_fp_leave(mode);
 }
 
-/* ---- top-k ---- */
+/* ---- where features compete ---- */
 
-static void bound_task(void *job, uint32_t tile, uint32_t worker)
+/* Features of a sample: columns all over the encoder, since neighbours may be alike. */
+static size_t sample_columns(const screen_job *j)
+{
+    const bool wide = (size_t)j->model->parts.d_sae >= 16 * (size_t)SAMPLE * SAEI_COLUMN;
+    return j->s->floors.room && !j->few && wide ? SAMPLE : 0;
+}
+
+/* What the values of a column's features hardly lie below, for the rows r .. of a group; those of row r + q from low[q * ldl] on. */
+static void sample_column(const screen_job *j, uint32_t worker, size_t r, size_t feature, float *low, size_t ldl)
+{
+    const saei_kernels *k = j->model->env->kernels;
+    const size_t d16 = j->screen->d16, planes = planes_of(j, r);
+    int32_t *sums = j->s->sums + worker * j->s->step_sums;
+    k->int8_columns(sums, STEP, j->screen->columns + feature * d16 * 16, 1, high_of(j, r), planes, d16, NULL, 0);
+    for (size_t q = 0; q < planes; q++) {
+        const saei_span *x = &j->s->spans[r + q].coarse;
+        k->bounds(low + q * ldl, sums + q * STEP, NULL, SAEI_COLUMN, feature, &j->screen->bound, x);
+        for (size_t i = 0; i < SAEI_COLUMN; i++)
+            low[q * ldl + i] = likely(j, x, feature + i, low[q * ldl + i]);
+    }
+}
+
+/* The first floors of a group of rows of a top-k: what so many of a sample reach that k of all features will. */
+static void sample_task(void *job, uint32_t group, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    step t = step_of(j, tile, worker);
-    begin_tile(j, tile);
-    while (next_step(&t)) {
-        take_sums(j, &t);
-        for (size_t r = 0; r < j->n; r++)
-            if (!is_dense(j, r))
-                j->model->env->kernels->bounds(values_of(j, r) + t.first, first_sums(j, &t, r), second_sums(j, &t, r), t.n, t.first,
-                                               &j->screen->bound, span_of(j, r));
-    }
+    const size_t n = (size_t)j->model->parts.d_sae, r = group * j->group, size = sample_columns(j) * SAEI_COLUMN;
+    const double share = (double)j->s->floors.k * (double)size / (double)n;
+    const size_t rank = (size_t)(share + 4.0 * sqrt(share) + 1.0);
+    float *low = j->work->pick + worker * n;
+    for (size_t i = 0; i < size; i += SAEI_COLUMN)
+        sample_column(j, worker, r, (i * n / size) / SAEI_COLUMN * SAEI_COLUMN, low + i, size);
+    for (size_t q = 0; q < planes_of(j, r) && rank < size / 2; q++)
+        if (!is_dense(j, r + q))
+            saei_floor_begin(&j->s->floors, r + q, saei_kth_largest(low + q * size, size, rank));
     saei_fp_leave(mode);
 }
 
-/* Where the value of a feature of row r is about: the middle of its interval. */
-static float middle(const screen_job *j, size_t r, size_t feature)
-{
-    const saei_bound *b = &j->screen->bound;
-    const saei_span *x = span_of(j, r);
-    return values_of(j, r)[feature] - (b->error[feature] * x->norm + b->norm[feature] * x->slack);
-}
-
-/* A value that at least k middles reach, hardly more; -Inf when there are no so many groups of features. */
-static float kth_middle(const screen_job *j, size_t r, float *pick)
-{
-    const size_t n = (size_t)j->model->parts.d_sae, k = (size_t)j->model->parts.k, fit = n / (8 * k),
-                 size = fit < 1 ? 1 : saei_min(fit, 16);
-    size_t groups = 0;
-    for (size_t first = 0; first < n; first += size) {
-        float most = -INFINITY;
-        for (size_t i = first; i < first + saei_min(size, n - first); i++) {
-            const float m = middle(j, r, i);
-            most = m > most ? m : most;
-        }
-        pick[groups++] = most;
-    }
-    return k < groups ? saei_kth_largest(pick, groups, k) : -INFINITY;
-}
-
-/* Features of row r whose middle is at least `low`, 2 k at most. */
-static size_t find_seeds(const screen_job *j, size_t r, int32_t *ids, float low)
-{
-    const size_t n = (size_t)j->model->parts.d_sae, most = 2 * (size_t)j->model->parts.k;
-    size_t m = 0;
-    for (size_t i = 0; i < n && m < most && low > -INFINITY; i++)
-        if (middle(j, r, i) >= low)
-            ids[m++] = (int32_t)i;
-    return m;
-}
-
-/* The exact codes of m seeds in the place of their bounds, and in `codes`. */
-static void score_seeds(const screen_job *j, size_t r, const int32_t *ids, size_t m, float *codes)
-{
-    const size_t d = (size_t)j->model->parts.d_in;
-    float *val = values_of(j, r);
-    uint32_t *marks = j->s->marks + r * mark_words(j->model);
-    j->model->env->kernels->dot_rows(codes, m, &j->rows, ids, 0, m, j->work->xc + r * d, d, 1);
-    for (size_t i = 0; i < m; i++) {
-        const size_t f = (size_t)ids[i];
-        val[f] = codes[i] = code_of(j, r, f, codes[i]);
-        marks[f / MARKS] |= 1u << f % MARKS;
-    }
-}
-
-static void seed_task(void *job, uint32_t r, uint32_t worker)
+static void settle_task(void *job, uint32_t r, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, words = mark_words(j->model);
-    float *pick = j->work->pick + worker * n;
-    int32_t *ids = j->work->idx + (size_t)r * n; /* not in use yet */
-    saei_spans *spans = j->s->spans + r;
-    memset(j->s->marks + (size_t)r * words, 0, words * sizeof *j->s->marks);
-    if (!is_dense(j, r)) {
-        const size_t m = find_seeds(j, r, ids, kth_middle(j, r, pick));
-        score_seeds(j, r, ids, m, pick);
-        spans->coarse.floor = spans->fine.floor = saei_floor_of(pick, m, (size_t)j->model->parts.k);
-    }
+    const size_t n = (size_t)j->model->parts.d_sae;
+    if (j->s->floors.room && !is_dense(j, r))
+        saei_floors_settle(&j->s->floors, r, j->work->pick + worker * n, n);
     saei_fp_leave(mode);
 }
 
-/* Candidates by the bounds that were kept, and seeds, in the places where codes will be written. */
+/* Of what was kept with its bound, candidates are those that reach the last floor; their codes go where bounds were that have been looked at. */
 static void judge_kept(const screen_job *j, const step *t, size_t r)
 {
-    float upper[SAEI_TILE];
-    const size_t n = t->at.end - t->at.first;
-    const uint32_t *marks = j->s->marks + r * mark_words(j->model);
-    const float floor = span_of(j, r)->floor;
-    memcpy(upper, values_of(j, r) + t->at.first, n * sizeof *upper);
-    for (size_t f = t->at.first; f < t->at.end; f++) {
-        const float u = upper[f - t->at.first];
-        if (marks[f / MARKS] >> f % MARKS & 1)
-            j->work->val[list_candidate(j, t, r, (int32_t)f)] = u;
-        else if (!(u < floor))
-            add_candidate(j, t, r, (int32_t)f);
+    const size_t at = r * (size_t)j->model->parts.d_sae + t->at.first, kept = (size_t)*count_of(j, t->tile, r);
+    *count_of(j, t->tile, r) = 0;
+    for (size_t i = at; i < at + kept; i++) {
+        const int32_t id = j->work->idx[i];
+        if (!(j->work->val[i] < saei_floor(&j->s->floors, r, (size_t)id)))
+            add_candidate(j, t, r, id);
     }
 }
 
@@ -506,11 +489,9 @@ static void kept_task(void *job, uint32_t tile, uint32_t worker)
 /* ---- candidates to codes ---- */
 
 /* Moves the candidates of a row together; those that turned out active are its codes. Returns how many candidates there were. */
-static size_t join_row(const screen_job *j, size_t r, size_t *active)
+static size_t join_row(const screen_job *j, int32_t *idx, float *val, size_t r, size_t *active)
 {
-    const size_t n = (size_t)j->model->parts.d_sae, tiles = j->model->n_tiles;
-    int32_t *idx = j->work->idx + r * n;
-    float *val = values_of(j, r);
+    const size_t tiles = j->model->n_tiles;
     size_t have = 0;
     *active = 0;
     for (size_t t = 0; t < tiles; t++) {
@@ -526,12 +507,18 @@ static size_t join_row(const screen_job *j, size_t r, size_t *active)
     return have;
 }
 
+/* A row whose floors were guessed too high is encoded densely. */
 static void finish_row(const screen_job *j, size_t r)
 {
-    const size_t n = (size_t)j->model->parts.d_sae;
+    int32_t *idx = j->work->idx + r * (size_t)j->model->parts.d_sae;
+    float *val = j->work->val + r * (size_t)j->model->parts.d_sae;
     size_t active;
-    const size_t candidates = join_row(j, r, &active);
-    j->work->n[r] = (int32_t)saei_select(j->model, j->work->idx + r * n, values_of(j, r), active, j->work->pick);
+    const size_t candidates = join_row(j, idx, val, r, &active);
+    if (!saei_floors_hold(&j->s->floors, r, idx, val, active)) {
+        leave_dense(j, r);
+        return;
+    }
+    j->work->n[r] = (int32_t)saei_select(j->model, idx, val, active, j->work->pick);
     atomic_store_explicit(j->s->count + r, (int32_t)candidates, memory_order_relaxed);
 }
 
@@ -541,10 +528,12 @@ static sae_status find_candidates(screen_job *j)
 {
     const saei_host *host = &j->model->env->host;
     const uint32_t tiles = j->model->n_tiles;
-    if (!j->model->parts.k)
-        return saei_run(host, j, screen_task, tiles);
-    const sae_status status = saei_run(host, j, bound_task, tiles);
-    return status || saei_run(host, j, seed_task, (uint32_t)j->n) ? SAE_E_HOST : saei_run(host, j, kept_task, tiles);
+    const size_t groups = sample_columns(j) ? (j->n + j->group - 1) / j->group : 0;
+    if (saei_run(host, j, sample_task, (uint32_t)groups) || saei_run(host, j, screen_task, tiles))
+        return SAE_E_HOST;
+    if (!j->s->floors.groups)
+        return SAE_OK;
+    return saei_run(host, j, settle_task, (uint32_t)j->n) || saei_run(host, j, kept_task, tiles) ? SAE_E_HOST : SAE_OK;
 }
 
 static sae_status screen_rows(screen_job *j)
@@ -554,6 +543,7 @@ static sae_status screen_rows(screen_job *j)
         j->s->waiting[i].n = 0;
     for (size_t i = 0; i < host->max_workers; i++)
         j->s->ripe[i].n = 0;
+    saei_floors_clear(&j->s->floors, j->n);
     if (saei_run(host, j, row_task, (uint32_t)j->n) || find_candidates(j) || saei_run(host, j, flush_task, host->max_workers))
         return SAE_E_HOST;
     for (size_t r = 0; r < j->n; r++)
@@ -595,13 +585,10 @@ static void count_rows(sae_ctx *ctx, size_t n)
     }
 }
 
-/* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. In
- * larger blocks a top-k loses earlier, by what its bounds cost. */
-static double most_share(size_t n, bool selects)
+/* The mean share of candidates from which on blocks of n rows are faster dense: their dense products share the read of the weights. */
+static double most_share(size_t n)
 {
-    if (selects && n > 8)
-        return n <= 16 ? 0.04 : 0.02;
-    return n == 1 ? 0.30 : n <= SAEI_FEW ? 0.12 : n <= 8 ? 0.08 : n <= 16 ? 0.055 : 0.035;
+    return n == 1 ? 0.30 : n <= FEW ? 0.12 : n <= 8 ? 0.08 : n <= 16 ? 0.055 : 0.035;
 }
 
 bool saei_screen_pays(sae_ctx *ctx, size_t n)
@@ -613,7 +600,7 @@ bool saei_screen_pays(sae_ctx *ctx, size_t n)
         return true;
     if ((size_t)model->parts.d_in * (size_t)model->parts.d_sae < SMALL)
         return false;
-    if (ctx->share > most_share(n, model->parts.k > 0)) {
+    if (ctx->share > most_share(n)) {
         ctx->paused += (int64_t)n;
         if (ctx->paused < GATE_PAUSE)
             return false;
@@ -628,8 +615,9 @@ sae_status saei_screen_encode(sae_ctx *ctx, size_t n)
     const saei_screen *screen = atomic_load_explicit(&ctx->model->screen, memory_order_acquire);
     screen_job job = {.model = ctx->model, .screen = screen, .work = &ctx->work, .s = &ctx->screening, .n = n};
     job.rows = saei_model_enc_rows(ctx->model, 0);
-    job.few = n <= SAEI_FEW;
+    job.few = n <= FEW;
     job.group = job.few ? n : n <= 8 ? 4 : 6;
+    job.lost = 1.0f + 4.0f / sqrtf((float)ctx->model->parts.d_in);
     job.always = ctx->screen == SAE_YES;
     if (screen_rows(&job))
         return SAE_E_HOST;

@@ -14,7 +14,8 @@ bool saei_screen_too_deep(size_t d)
 static bool can_screen(const sae_model *model)
 {
     const saei_parts *p = &model->parts;
-    const bool known = p->arch == SAE_STANDARD || p->arch == SAE_JUMPRELU || p->arch == SAE_GATED || p->arch == SAE_TOPK;
+    const bool known =
+        p->arch == SAE_STANDARD || p->arch == SAE_JUMPRELU || p->arch == SAE_GATED || p->arch == SAE_TOPK || p->arch == SAE_GROUPMAX;
     return known && saei_model_whole(model, SAE_W_ENC) && !saei_screen_too_deep((size_t)p->d_in) && !model->act.key_scale &&
            !model->act.keeps_negative;
 }

@@ -40,13 +40,26 @@ INLINE int32_t lacking(const int8_t *x, size_t step, size_t d16)
     return sum;
 }
 
-/* A part of a product: the planes first .. of all, and what comes into L2 meanwhile, shared out among its tiles. */
+/* A part of a product: the planes from `first` on of all, and what comes into L2 meanwhile. */
 typedef struct int8_part {
     const int8_t *x;
     size_t planes, first;
     const uint8_t *next;
     size_t lanes;
 } int8_part;
+
+/* A tile's share of the latter. */
+typedef struct int8_share {
+    const uint8_t *next;
+    size_t lanes;
+} int8_share;
+
+/* Of a tile of `size` after `done`, counted in planes times units, of all planes times n units. */
+INLINE int8_share int8_share_of(const int8_part *of, size_t n, size_t done, size_t size, size_t d16)
+{
+    const size_t all = of->planes * n, from = of->lanes * done / all;
+    return (int8_share){of->lanes ? of->next + from * d16 * INT8_LINE : NULL, of->lanes * (done + size) / all - from};
+}
 
 /* A unit of nc columns with np planes: one pass over its weights, and over `lanes` lanes of what comes next. */
 INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int nc,
@@ -88,12 +101,11 @@ INLINE void int8_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x,
 INLINE void int8_units(int32_t *c, size_t ldc, const uint8_t *columns, size_t n, size_t p, const int8_part *of, size_t d16, int np, int nc,
                        const int32_t *lack)
 {
-    const size_t all = of->planes * n * INT8_UNITS, each = (size_t)np * (size_t)nc;
+    const size_t each = (size_t)np * (size_t)nc, done = (of->first * n + p * (size_t)np) * INT8_UNITS;
     for (size_t u = 0; u < INT8_UNITS; u++) {
-        const size_t done = (of->first * n + p * (size_t)np) * INT8_UNITS + u * each;
-        const size_t from = of->lanes * done / all, to = of->lanes * (done + each) / all;
+        const int8_share share = int8_share_of(of, n * INT8_UNITS, done + u * each, each, d16);
         int8_tile(c + p * SAEI_COLUMN + u * INT8_UNIT, ldc, columns + p * d16 * INT8_BLOCK + u * FEATS * 16, of->x + of->first * 16,
-                  of->planes, d16, np, nc, of->next + from * d16 * INT8_LINE, to - from, lack);
+                  of->planes, d16, np, nc, share.next, share.lanes, lack);
     }
 }
 

@@ -62,9 +62,9 @@ INLINE void store_two(int32_t *c, size_t ldc, I s0, I s1, I s2, I s3)
     vst1q_s32(c + ldc + 4, vreinterpretq_s32_s64(vzip2q_s64(d, e)));
 }
 
-/* np pairs of planes with a column, or with one half of it: 8 to 16 sums, so that none waits for the one before. What the next column needs comes into L2 meanwhile, from four places at once. */
+/* np pairs of planes with a column, or with one half of it: 8 to 16 sums, so that none waits for the one before. */
 INLINE void matrix_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *x, size_t planes, size_t d16, int np, int halves,
-                        bool fetch)
+                        const uint8_t *next, size_t lanes)
 {
     enum { MOST_SUMS = 16, MOST_PAIRS = 4 };
     I a[MOST_SUMS]; /* of two features (v, half) and a pair q: (v * halves + half) * np + q */
@@ -73,6 +73,8 @@ INLINE void matrix_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *
         a[i] = i_zero();
     for (size_t k = 0; k < d16; k++) {
         two_planes xk[MOST_PAIRS];
+        for (size_t q = 0; q < lanes; q++)
+            __builtin_prefetch(next + (q * d16 + k) * INT8_LINE, 0, 2);
         UNROLL
         for (int q = 0; q < np; q++)
             xk[q] = load_planes(x + (k * planes + 2 * (size_t)q) * 16);
@@ -82,59 +84,49 @@ INLINE void matrix_tile(int32_t *c, size_t ldc, const uint8_t *w, const int8_t *
             const int q = i % np, half = i / np % halves, v = i / np / halves;
             if (q == 0)
                 b[0] = load_features(w + k * INT8_BLOCK + v * 64 + half * 32);
-            if (q == 0 && half == 0 && fetch)
-                __builtin_prefetch(w + d16 * INT8_BLOCK + ((size_t)v * d16 + k) * 64, 0, 2);
             a[i] = i_matrix(a[i], b[0], xk[q]);
         }
     }
     UNROLL
     for (int i = 0; i < halves * np; i++) {
-        const int q = i % np, half = i / np, next = halves * np;
-        store_two(c + 2 * (size_t)q * ldc + half * 8, ldc, a[i], a[i + next], a[i + 2 * next], a[i + 3 * next]);
+        const int q = i % np, half = i / np, more = halves * np;
+        store_two(c + 2 * (size_t)q * ldc + half * 8, ldc, a[i], a[i + more], a[i + 2 * more], a[i + 3 * more]);
     }
 }
 
 /* np pairs of planes with all columns: whole ones as long as their sums leave registers for the rest. */
-INLINE void matrix_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                          int np, bool fetch)
+INLINE void matrix_planes(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_part *of, size_t d16, int np)
 {
+    const int8_t *x = of->x + of->first * 16;
     for (size_t p = 0; p < n_columns; p++) {
         const uint8_t *w = columns + p * d16 * INT8_BLOCK;
-        int32_t *to = c + p * SAEI_COLUMN;
+        const int8_share share = int8_share_of(of, n_columns, of->first * n_columns + p * 2 * (size_t)np, 2 * (size_t)np, d16);
+        int32_t *to = c + of->first * ldc + p * SAEI_COLUMN;
         if (np <= 2) {
-            matrix_tile(to, ldc, w, x, planes, d16, np, 2, fetch);
+            matrix_tile(to, ldc, w, x, of->planes, d16, np, 2, share.next, share.lanes);
         } else {
-            matrix_tile(to, ldc, w, x, planes, d16, np, 1, fetch);
-            matrix_tile(to + 8, ldc, w + 32, x, planes, d16, np, 1, false);
+            matrix_tile(to, ldc, w, x, of->planes, d16, np, 1, share.next, share.lanes);
+            matrix_tile(to + 8, ldc, w + 32, x, of->planes, d16, np, 1, share.next, 0);
         }
     }
 }
 
 /* By pairs, as many as there are, and the last plane of an odd number alone. */
-INLINE void matrix_all(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes, size_t d16,
-                       bool fetch)
-{
-    size_t q = 0;
-    for (; q + 8 <= planes; q += 8)
-        matrix_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 4, fetch);
-    if (planes - q >= 6)
-        matrix_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 3, fetch);
-    else if (planes - q >= 4)
-        matrix_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 2, fetch);
-    else if (planes - q >= 2)
-        matrix_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, fetch);
-    q = planes / 2 * 2;
-    if (q < planes)
-        int8_planes(c + q * ldc, ldc, columns, n_columns, x + q * 16, planes, d16, 1, fetch);
-}
-
 void saei_int8_columns_neon_i8mm(int32_t *c, size_t ldc, const uint8_t *columns, size_t n_columns, const int8_t *x, size_t planes,
-                                 size_t d16, bool fetch)
+                                 size_t d16, const uint8_t *next, size_t lanes)
 {
-    if (fetch)
-        matrix_all(c, ldc, columns, n_columns, x, planes, d16, true);
-    else
-        matrix_all(c, ldc, columns, n_columns, x, planes, d16, false);
+    int8_part of = {x, planes, 0, next, lanes};
+    for (; of.first + 8 <= planes; of.first += 8)
+        matrix_planes(c, ldc, columns, n_columns, &of, d16, 4);
+    if (planes - of.first >= 6)
+        matrix_planes(c, ldc, columns, n_columns, &of, d16, 3);
+    else if (planes - of.first >= 4)
+        matrix_planes(c, ldc, columns, n_columns, &of, d16, 2);
+    else if (planes - of.first >= 2)
+        matrix_planes(c, ldc, columns, n_columns, &of, d16, 1);
+    of.first = planes / 2 * 2;
+    if (of.first < planes)
+        int8_planes(c, ldc, columns, n_columns, &of, d16, 1);
 }
 
 void saei_int8_pairs_neon_i8mm(int32_t *c, const uint8_t *columns, const int32_t *ids, const int8_t *const *x, size_t n, size_t d16)
