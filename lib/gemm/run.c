@@ -111,20 +111,20 @@ static void load_task(void *job, uint32_t i, uint32_t worker)
 }
 
 /* Rows r0 .. r0+n-1 with outputs j0 .. j0+nj-1. Up to 8 rows keep their sums in registers for the whole chain. */
-static void float_product(const pass *p, const saei_packed *m, float *c, size_t r0, size_t n, size_t j0, size_t n_panels)
+static void float_product(const pass *p, const saei_packed *m, float *c, size_t ldc, size_t r0, size_t n, size_t j0, size_t nj)
 {
     const saei_kernels *k = p->g->env->kernels;
     const size_t d = p->g->n_in, slice = n <= SAEI_ROWS ? d : SAEI_SLICE;
     const float *w = m->floats + j0 * d, *x = p->xs + r0 * d;
     if (p->n <= SAEI_FEW) {
-        k->gemv_panels(c, SAEI_BLOCK, w, n_panels, x, d, n, d);
+        k->gemv_panels(c, ldc, w, nj, x, d, n, d);
         return;
     }
     for (size_t k0 = 0; k0 < d; k0 += slice) {
         const size_t kc = saei_min(slice, d - k0), more = saei_min(slice, d - k0 - kc);
         const float *at = w + k0 * SAEI_PANEL;
         const saei_ahead next = {at + kc * SAEI_PANEL, d * SAEI_PANEL * sizeof *w, more * SAEI_PANEL * sizeof *w};
-        k->panels(c, SAEI_BLOCK, at, d * SAEI_PANEL, n_panels, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n, kc, k0 > 0, &next);
+        k->panels(c, ldc, at, d * SAEI_PANEL, nj, x + k0 * SAEI_ROWS, d * SAEI_ROWS, n, kc, k0 > 0, &next);
     }
 }
 
@@ -150,24 +150,35 @@ static void kept_product(const pass *p, const saei_packed *m, float *c, float *w
         k->panels_kept(c, SAEI_BLOCK, &m->kept, panel, n_panels, x, n - rest, k0, kc, rest ? wide : NULL);
         const saei_ahead next = kept_ahead(&m->kept, panel, k0 + kc);
         if (rest)
-            k->panels(c + SAEI_ROWS * SAEI_BLOCK, SAEI_BLOCK, wide, kc * SAEI_PANEL, n_panels, x + d * SAEI_ROWS, d * SAEI_ROWS, rest, kc,
-                      k0 > 0, &next);
+            k->panels(c + SAEI_ROWS * SAEI_BLOCK, SAEI_BLOCK, wide, kc * SAEI_PANEL, n_panels * SAEI_PANEL, x + d * SAEI_ROWS,
+                      d * SAEI_ROWS, rest, kc, k0 > 0, &next);
     }
 }
 
-static void product(const pass *p, const saei_packed *m, float *c, uint32_t worker, size_t r0, size_t n, size_t j0, size_t nj)
+static void product(const pass *p, const saei_packed *m, float *c, size_t ldc, uint32_t worker, size_t r0, size_t n, size_t j0, size_t nj)
 {
     const sae_gemm *g = p->g;
     const size_t n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
     if (g->backend == SAE_GEMM_BLIS)
-        saei_blis_product(c, SAEI_BLOCK, p->xs + r0 * g->n_in, n, m->floats + j0 * g->n_in, nj, g->n_in);
+        saei_blis_product(c, ldc, p->xs + r0 * g->n_in, n, m->floats + j0 * g->n_in, nj, g->n_in);
     else if (g->as == SAEI_KEEP_F32)
-        float_product(p, m, c, r0, n, j0, n_panels);
+        float_product(p, m, c, ldc, r0, n, j0, nj);
     else
         kept_product(p, m, c, p->wide + (size_t)worker * SAEI_SLICE * SAEI_BLOCK, r0, n, j0, n_panels);
 }
 
 /* ---- what follows it ---- */
+
+/* Can the sums be taken where the results go? What is added to them must not lie there. */
+static bool in_place(const pass *p)
+{
+    return p->g->as == SAEI_KEEP_F32 && !p->residual.x && p->y.stride >= 0 && p->y.stride % (int64_t)sizeof(float) == 0;
+}
+
+static float *result(const pass *p, int64_t r, size_t j)
+{
+    return (float *)saei_rows_at(&p->y, r) + j; /* any alignment: only kernels touch it */
+}
 
 /* A row of results j0 .. j0+nj-1 from its sums; `gate` NULL = none. */
 static void finish(const pass *p, float *c, float *gate, int64_t r, size_t j0, size_t nj)
@@ -185,7 +196,8 @@ static void finish(const pass *p, float *c, float *gate, int64_t r, size_t j0, s
                      p->residual.dtype, nj);
     if (p->threshold)
         k->keep_above(c, p->threshold + j0, nj);
-    k->narrow((unsigned char *)saei_rows_at(&p->y, r) + j0 * sizeof *c, c, SAE_F32, nj); /* any alignment: only kernels touch it */
+    if (c != result(p, r, j0))
+        k->narrow(result(p, r, j0), c, SAE_F32, nj);
 }
 
 static void product_task(void *job, uint32_t i, uint32_t worker)
@@ -195,12 +207,15 @@ static void product_task(void *job, uint32_t i, uint32_t worker)
     const sae_gemm *g = p->g;
     const size_t blocks = chunks(p->n, p->block), r0 = i % blocks * p->block, j0 = i / blocks * SAEI_BLOCK;
     const size_t n = saei_min(p->block, p->n - r0), nj = saei_min(SAEI_BLOCK, g->n_out - j0);
-    float *c = p->c + worker * c_floats(g, p->block), *gate = g->gated ? c + p->block * SAEI_BLOCK : NULL;
-    product(p, &g->main, c, worker, r0, n, j0, nj);
+    const bool there = in_place(p);
+    const size_t ldc = there ? (size_t)p->y.stride / sizeof(float) : SAEI_BLOCK;
+    float *room = p->c + worker * c_floats(g, p->block), *gate = g->gated ? room + p->block * SAEI_BLOCK : NULL;
+    float *c = there ? result(p, p->first + (int64_t)r0, j0) : room;
+    product(p, &g->main, c, ldc, worker, r0, n, j0, nj);
     if (gate)
-        product(p, &g->gate, gate, worker, r0, n, j0, nj);
+        product(p, &g->gate, gate, SAEI_BLOCK, worker, r0, n, j0, nj);
     for (size_t r = 0; r < n; r++)
-        finish(p, c + r * SAEI_BLOCK, gate ? gate + r * SAEI_BLOCK : NULL, p->first + (int64_t)(r0 + r), j0, nj);
+        finish(p, c + r * ldc, gate ? gate + r * SAEI_BLOCK : NULL, p->first + (int64_t)(r0 + r), j0, nj);
     saei_fp_leave(mode);
 }
 

@@ -30,7 +30,7 @@ void saei_dots_begin(const saei_kernels *k, const saei_dense *w, const saei_xrow
 static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c, size_t ldc, size_t j0, size_t nj, const saei_xrows *x,
                            float *pack)
 {
-    const size_t d = (size_t)w->m.d, n_panels = (nj + SAEI_PANEL - 1) / SAEI_PANEL;
+    const size_t d = (size_t)w->m.d;
     const size_t slice = !w->panels ? SLICE_PACKED : x->n <= SAEI_ROWS ? d : SAEI_SLICE;
     size_t k0 = 0;
     do {
@@ -45,7 +45,7 @@ static void dots_by_panels(const saei_kernels *k, const saei_dense *w, float *c,
         }
         const saei_ahead next = {panels + kc * SAEI_PANEL, stride * sizeof *panels,
                                  saei_min(slice, d - k0 - kc) * SAEI_PANEL * sizeof *panels};
-        k->panels(c, ldc, panels, stride, n_panels, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0, w->panels ? &next : NULL);
+        k->panels(c, ldc, panels, stride, nj, x->packed + k0 * SAEI_ROWS, d * SAEI_ROWS, x->n, kc, k0 > 0, w->panels ? &next : NULL);
         k0 += kc;
     } while (k0 < d);
 }
@@ -56,7 +56,7 @@ void saei_dots(const saei_kernels *k, const saei_dense *w, float *c, size_t j0, 
     if (x->n > SAEI_FEW)
         dots_by_panels(k, w, c, ldc, j0, nj, x, pack);
     else if (w->panels)
-        k->gemv_panels(c, ldc, w->panels + j0 * d, (nj + SAEI_PANEL - 1) / SAEI_PANEL, x->x, x->ldx, x->n, d);
+        k->gemv_panels(c, ldc, w->panels + j0 * d, nj, x->x, x->ldx, x->n, d);
     else if (w->m.by_cols)
         k->gemv_cols(c, ldc, &w->m, j0, nj, x->x, x->ldx, x->n);
     else

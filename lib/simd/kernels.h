@@ -135,15 +135,14 @@ typedef struct saei_kept {
     K(void, pack_panels, (float *dst, const saei_matrix *m, size_t j0, size_t nj, size_t k0, size_t kc))                                        \
     /* Same for probe groups: features ids[i], i < n, into dst[ceil(n/16)][d][16], read from src [n][d] f32 (feature-major). */                 \
     K(void, pack_lanes, (float *dst, const float *src, size_t n, size_t d))                                                                     \
-    /* Panel product. c[r][48*p + i] = chain over k < kc of panels[p*panel_stride + 48*k + i] * xp[r/8][k][r%8], begun at c's own \
-     * value when `resume`, else at +0. xp groups are xp_stride floats apart; panels and xp 64-byte aligned (panel_stride,     \
-     * xp_stride multiples of 16); ldc >= 48 * n_panels; exactly n_rows rows of c are touched. `next` may be NULL. */             \
+    /* Panel product with n features, ceil(n/48) panels. c[r][48*p + i] = chain over k < kc of panels[p*panel_stride + 48*k + i] \
+     * * xp[r/8][k][r%8], begun at c's own value when `resume`, else at +0. xp groups are xp_stride floats apart; panels and xp 64-byte \
+     * aligned (panel_stride, xp_stride multiples of 16); ldc >= n; exactly n_rows rows of n are touched. `next` may be NULL. */              \
     K(void, panels,                                                                                                                             \
-      (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride, size_t n_rows,       \
+      (float *c, size_t ldc, const float *panels, size_t panel_stride, size_t n, const float *xp, size_t xp_stride, size_t n_rows,              \
        size_t kc, bool resume, const saei_ahead *next))                                                                                         \
-    /* Rows on whole panels [n_panels][d][48]: c[r][48*p + i] = dot, r < n_rows <= 4. ldc >= 48 * n_panels. Streams at the read roof. */        \
-    K(void, gemv_panels,                                                                                                                        \
-      (float *c, size_t ldc, const float *panels, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d))                        \
+    /* Rows on n features in panels [ceil(n/48)][d][48]: c[r][j] = dot, r < n_rows <= 4. ldc >= n. Streams at the read roof. */                 \
+    K(void, gemv_panels, (float *c, size_t ldc, const float *panels, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d))            \
     /* Rows on a matrix stored [d][n] (m->by_cols), features j0 .. j0+nj-1: c[r][j - j0] = dot, r < n_rows <= 4. The file's own  \
      * layout: needs no packing. ldc >= nj. */              \
     K(void, gemv_cols, (float *c, size_t ldc, const saei_matrix *m, size_t j0, size_t nj, const float *x, size_t ldx, size_t n_rows))           \

@@ -21,8 +21,8 @@
 #include "simd/kernels_int8.h"
 #include "simd/unroll.h"
 
-/* How far ahead streams are fetched, in floats: 3 KB. */
-enum { AHEAD = 768 };
+/* How far ahead streams are fetched, in floats: 6 KB. */
+enum { AHEAD = 1536 };
 
 /* ---- elements of any dtype; `t` is a constant wherever these are inlined ---- */
 
@@ -253,16 +253,18 @@ typedef struct ahead {
     size_t step;
 } ahead;
 
-/* mr rows x PANEL_NV vectors of features over kc weights; `stored` <= mr rows of c are touched. With all of a panel in L2 this runs at the
- * FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
-INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int stored, ahead *far)
+/* mr rows x nv vectors of features over kc weights; of c, `stored` <= mr rows and `have` features are touched. With all of a panel in L2 this
+ * runs at the FMA peak; with few rows it streams 4 bytes a weight at the memory roof. */
+INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, int nv, size_t stored,
+                       size_t have, ahead *far)
 {
     V a[PANEL_MR][PANEL_NV];
     UNROLL
     for (int r = 0; r < mr; r++) {
         UNROLL
-        for (int v = 0; v < PANEL_NV; v++)
-            a[r][v] = resume && r < stored ? v_load(c + (size_t)r * ldc + v * VN) : v_zero();
+        for (int v = 0; v < nv; v++)
+            a[r][v] =
+                resume && (size_t)r < stored ? load_part(c + (size_t)r * ldc + v * VN, saei_min(VN, have - (size_t)(v * VN))) : v_zero();
     }
     for (size_t k = 0; k < kc; k++, w += SAEI_PANEL, xp += SAEI_ROWS) {
         V b[PANEL_NV];
@@ -270,7 +272,7 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
         __builtin_prefetch(far->at + far->step / 2, 0, 2);
         far->at += far->step;
         UNROLL
-        for (int v = 0; v < PANEL_NV; v++) {
+        for (int v = 0; v < nv; v++) {
             b[v] = v_load(w + v * VN);
             __builtin_prefetch(w + v * VN + AHEAD);
         }
@@ -278,50 +280,66 @@ INLINE void panel_tile(float *c, size_t ldc, const float *w, const float *xp, si
         for (int r = 0; r < mr; r++) {
             const V x = v_set1_at(xp, r);
             UNROLL
-            for (int v = 0; v < PANEL_NV; v++)
+            for (int v = 0; v < nv; v++)
                 a[r][v] = v_fma(b[v], x, a[r][v]);
         }
     }
     UNROLL
     for (int r = 0; r < mr; r++) {
-        if (r >= stored)
+        if ((size_t)r >= stored)
             break;
         UNROLL
-        for (int v = 0; v < PANEL_NV; v++)
-            v_store(c + (size_t)r * ldc + v * VN, a[r][v]);
+        for (int v = 0; v < nv; v++)
+            store_part(c + (size_t)r * ldc + v * VN, a[r][v], saei_min(VN, have - (size_t)(v * VN)));
     }
 }
 
-/* Rows r0 .. of a packed group, `left` of them wanted, against one panel. */
-INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left, ahead *far)
+/* n <= mr rows with `have` features of a panel: as many vectors at once as a tile has, the last ones by themselves. */
+INLINE void panel_part(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, int mr, size_t n, size_t have,
+                       ahead *far)
+{
+    enum { TILE = PANEL_NV * VN };
+    size_t v = 0;
+    for (; v + TILE <= have; v += TILE)
+        panel_tile(c + v, ldc, w + v, xp, kc, resume, mr, PANEL_NV, n, TILE, far);
+    for (; v + VN <= have; v += VN)
+        panel_tile(c + v, ldc, w + v, xp, kc, resume, mr, 1, n, VN, far);
+    if (v < have)
+        panel_tile(c + v, ldc, w + v, xp, kc, resume, mr, 1, n, have - v, far);
+}
+
+/* Rows r0 .. of a packed group, `left` of them wanted, against `have` features of a panel. */
+INLINE void panel_rows(float *c, size_t ldc, const float *w, const float *xp, size_t kc, bool resume, size_t left, size_t have, ahead *far)
 {
     for (size_t r = 0; r < saei_min(left, SAEI_ROWS); r += PANEL_MR) {
         const size_t n = saei_min(left - r, PANEL_MR);
-        for (size_t v = 0; v < SAEI_PANEL; v += (size_t)PANEL_NV * VN) {
-            float *to = c + r * ldc + v;
-            if (n > PANEL_MR / 2)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR, (int)n, far);
-            else if (n > PANEL_MR / 4)
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 2, (int)n, far);
-            else
-                panel_tile(to, ldc, w + v, xp + r, kc, resume, PANEL_MR / 4, (int)n, far);
-        }
+        if (n > PANEL_MR / 2)
+            panel_part(c + r * ldc, ldc, w, xp + r, kc, resume, PANEL_MR, n, have, far);
+        else if (n > PANEL_MR / 4)
+            panel_part(c + r * ldc, ldc, w, xp + r, kc, resume, PANEL_MR / 2, n, have, far);
+        else
+            panel_part(c + r * ldc, ldc, w, xp + r, kc, resume, PANEL_MR / 4, n, have, far);
     }
 }
 
 /* What is to be fetched is shared evenly among the steps of all tiles of a panel; where nothing is, its own weights are, which are there. */
-static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n_panels, const float *xp, size_t xp_stride,
-                   size_t n_rows, size_t kc, bool resume, const saei_ahead *next)
+static void panels(float *c, size_t ldc, const float *w, size_t panel_stride, size_t n, const float *xp, size_t xp_stride, size_t n_rows,
+                   size_t kc, bool resume, const saei_ahead *next)
 {
     enum { PARTS = SAEI_PANEL / (PANEL_NV * VN) };
     const size_t steps = (n_rows + PANEL_MR - 1) / PANEL_MR * PARTS * kc, each = next && steps ? (next->bytes + steps - 1) / steps : 0;
     for (size_t r = 0; r < n_rows; r += SAEI_ROWS, xp += xp_stride)
-        for (size_t p = 0; p < n_panels; p++) {
+        for (size_t p = 0; p * SAEI_PANEL < n; p++) {
             const float *at = w + p * panel_stride;
+            const size_t left = n - p * SAEI_PANEL;
+            float *to = c + r * ldc + p * SAEI_PANEL;
             ahead far = {(const unsigned char *)at, each};
             if (each)
                 far.at = (const unsigned char *)next->first + p * next->stride + r / PANEL_MR * PARTS * kc * each;
-            panel_rows(c + r * ldc + p * SAEI_PANEL, ldc, at, xp, kc, resume, n_rows - r, &far);
+            if (left >= SAEI_PANEL)
+                panel_rows(to, ldc, at, xp, kc, resume, n_rows - r, SAEI_PANEL, &far);
+            else
+                panel_rows(to, ldc, at, xp, kc, resume, n_rows - r, left, &far);
         }
 }
 
@@ -338,8 +356,9 @@ INLINE few_rows few_rows_of(const float *x, size_t ldx, size_t n_rows)
     return rows;
 }
 
-/* nr rows, `stored` of them wanted, with nv vectors of each of np panels side by side: as many streams. 4 bytes a weight: memory roof. */
-INLINE void gemv_tile(float *c, size_t ldc, const float *w, const few_rows *x, size_t d, int nr, int np, int nv, size_t stored)
+/* nr rows, `stored` of them wanted, with nv vectors of each of np panels side by side: as many streams. `have` features of the last of these
+ * are stored. 4 bytes a weight: memory roof. */
+INLINE void gemv_tile(float *c, size_t ldc, const float *w, const few_rows *x, size_t d, int nr, int np, int nv, size_t stored, size_t have)
 {
     V a[4][GEMV_PANELS][SAEI_PANEL / VN];
     UNROLL
@@ -369,36 +388,44 @@ INLINE void gemv_tile(float *c, size_t ldc, const float *w, const few_rows *x, s
         if ((size_t)r >= stored)
             break;
         UNROLL
-        for (int i = 0; i < np * nv; i++)
-            v_store(c + (size_t)r * ldc + i / nv * SAEI_PANEL + i % nv * VN, a[r][i / nv][i % nv]);
+        for (int i = 0; i < np * nv; i++) {
+            const size_t at = (size_t)(i / nv * SAEI_PANEL + i % nv * VN);
+            if (at < have)
+                store_part(c + (size_t)r * ldc + at, a[r][i / nv][i % nv], saei_min(VN, have - at));
+        }
     }
 }
 
-/* All panels, with the tile that fills the registers: several panels, a panel, or a part of one. */
-INLINE void gemv_rows(float *c, size_t ldc, const float *w, size_t n_panels, const few_rows *x, size_t d, int nr, size_t stored)
+/* All panels of n features, with the tile that fills the registers: several panels, a panel, or a part of one. */
+INLINE void gemv_rows(float *c, size_t ldc, const float *w, size_t n, const few_rows *x, size_t d, int nr, size_t stored)
 {
     enum { NV = SAEI_PANEL / VN };
     const int vectors = GEMV_CHAINS / nr, nv = vectors < NV ? vectors : NV;
     const int np = vectors / NV < 1 ? 1 : vectors / NV < GEMV_PANELS ? vectors / NV : GEMV_PANELS;
-    size_t p = 0;
-    for (; np > 1 && p + (size_t)np <= n_panels; p += (size_t)np)
-        gemv_tile(c + p * SAEI_PANEL, ldc, w + p * d * SAEI_PANEL, x, d, nr, np, nv, stored);
-    for (; p < n_panels; p++)
-        for (int v = 0; v < SAEI_PANEL; v += nv * VN)
-            gemv_tile(c + p * SAEI_PANEL + v, ldc, w + p * d * SAEI_PANEL + v, x, d, nr, 1, nv, stored);
+    const size_t many = (size_t)np * SAEI_PANEL, part = (size_t)nv * VN;
+    size_t j = 0;
+    for (; np > 1 && j + many <= n; j += many)
+        gemv_tile(c + j, ldc, w + j * d, x, d, nr, np, nv, stored, many);
+    for (; j < n; j += part) {
+        const float *at = w + j / SAEI_PANEL * SAEI_PANEL * d + j % SAEI_PANEL;
+        if (j + part <= n)
+            gemv_tile(c + j, ldc, at, x, d, nr, 1, nv, stored, part);
+        else
+            gemv_tile(c + j, ldc, at, x, d, nr, 1, nv, stored, n - j);
+    }
 }
 
-static void gemv_panels(float *c, size_t ldc, const float *w, size_t n_panels, const float *x, size_t ldx, size_t n_rows, size_t d)
+static void gemv_panels(float *c, size_t ldc, const float *w, size_t n, const float *x, size_t ldx, size_t n_rows, size_t d)
 {
     if (n_rows == 0)
         return;
     const few_rows rows = few_rows_of(x, ldx, n_rows);
     if (n_rows == 1)
-        gemv_rows(c, ldc, w, n_panels, &rows, d, 1, 1);
+        gemv_rows(c, ldc, w, n, &rows, d, 1, 1);
     else if (n_rows == 2)
-        gemv_rows(c, ldc, w, n_panels, &rows, d, 2, 2);
+        gemv_rows(c, ldc, w, n, &rows, d, 2, 2);
     else
-        gemv_rows(c, ldc, w, n_panels, &rows, d, 4, n_rows);
+        gemv_rows(c, ldc, w, n, &rows, d, 4, n_rows);
 }
 
 #include "simd/kernels_weights.h"
