@@ -401,7 +401,8 @@ INLINE void gemv_rows(float *c, size_t ldc, const float *w, size_t n, const few_
 {
     enum { NV = SAEI_PANEL / VN };
     const int vectors = GEMV_CHAINS / nr, nv = vectors < NV ? vectors : NV;
-    const int np = vectors / NV < 1 ? 1 : vectors / NV < GEMV_PANELS ? vectors / NV : GEMV_PANELS;
+    const int most = nr > 1 && GEMV_PANELS > 2 ? 2 : GEMV_PANELS; /* two rows have chains enough in two panels */
+    const int np = vectors / NV < 1 ? 1 : vectors / NV < most ? vectors / NV : most;
     const size_t many = (size_t)np * SAEI_PANEL, part = (size_t)nv * VN;
     size_t j = 0;
     for (; np > 1 && j + many <= n; j += many)
