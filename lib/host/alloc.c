@@ -13,7 +13,7 @@ static void *libc_alloc(void *user, size_t bytes, size_t align)
 {
     void *p = NULL;
     (void)user;
-    const bool huge = bytes >= 4 * (size_t)HUGE_PAGE;
+    const bool huge = bytes >= 8 * (size_t)HUGE_PAGE;
     if (posix_memalign(&p, huge ? HUGE_PAGE : align, bytes))
         return NULL;
 #ifdef MADV_HUGEPAGE
