@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import queue
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +73,21 @@ class Worker:
         for line in self.process.stdout:
             self.lines.put(line)
         self.lines.put("")
+
+    def processor_s(self) -> float:
+        """Processor time of all its threads so far; 0 where the system does not say."""
+        ticks = 0
+        for stat in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                ticks += int(stat.read_text().split()[0])
+        return ticks / 1e9
+
+    def settle(self) -> None:
+        """Waits until its idle threads sleep: some spin for a tenth of a second, on the processors of the next one."""
+        end, before = time.monotonic() + 1.0, -1.0
+        while (now := self.processor_s()) - before > 0.001 and time.monotonic() < end:
+            before = now
+            time.sleep(0.02)
 
     def ask(self, request: str, timeout: float = 120) -> list[str]:
         if self.dead:

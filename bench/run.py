@@ -105,6 +105,7 @@ class Bench:
         self.ceilings: list[Row] = []
         self.faults: list[str] = []
         self.workers: list[Worker] = []
+        self.last: Worker | None = None  # whose turn it was
         self.missing: list[str] = []
         self.folder = ""
         ecosystem = args.ecosystem or self.build / "venv-ecosystem" / "bin" / "python"
@@ -260,8 +261,9 @@ class Bench:
     def take_turn(self, entry: Entry, group: Group) -> None:
         if entry.worker.dead:
             return
-        if group.threads > 1:
-            time.sleep(0.03)  # idle threads of the one before may still be spinning
+        if group.threads > 1 and self.last:
+            self.last.settle()
+        self.last = entry.worker
         try:
             entry.times += [float(ms) for ms in entry.worker.ask(f"turn {entry.slot} {group.turn_ms}")]
         except Refused as e:

@@ -241,6 +241,47 @@ START_TEST(pool_concurrent_callers)
 }
 END_TEST
 
+#if defined(__linux__)
+
+/* The processors that a thread may use, and where it is. */
+typedef struct seat {
+    cpu_set_t may;
+    int at;
+} seat;
+
+static void seat_task(void *job, uint32_t i, uint32_t worker)
+{
+    seat *seats = job;
+    (void)i;
+    sched_getaffinity(0, sizeof seats[worker].may, &seats[worker].may);
+    seats[worker].at = sched_getcpu();
+    usleep(300);
+}
+
+/* A thread that finds itself on the caller's processor goes to another one, where there is one, and may use as many as before. */
+START_TEST(pool_threads_step_aside)
+{
+    enum { RUNS = 40 };
+    cpu_set_t mine;
+    sae_pool *pool;
+    int apart = 0;
+    ck_assert_int_eq(sched_getaffinity(0, sizeof mine, &mine), 0);
+    ck_assert_int_eq(sae_pool_create(&pool, 2, NULL), SAE_OK);
+    for (int run = 0; run < RUNS; run++) {
+        seat seats[2] = {{.at = -1}, {.at = -1}};
+        const int mine_at = sched_getcpu();
+        sae_pool_run(pool, seats, seat_task, 8);
+        for (int w = 0; w < 2; w++)
+            ck_assert(seats[w].at < 0 || CPU_EQUAL(&seats[w].may, &mine));
+        apart += seats[0].at >= 0 && seats[0].at != mine_at;
+    }
+    sae_pool_free(pool);
+    ck_assert(CPU_COUNT(&mine) == 1 || apart > 0);
+}
+END_TEST
+
+#endif
+
 START_TEST(pool_limits)
 {
     sae_pool *pool = (sae_pool *)&err;
@@ -592,6 +633,9 @@ int main(void)
     tcase_add_loop_test(tc, pool_runs_all_once, 0, LENGTH(pool_sizes));
     tcase_add_loop_test(tc, pool_many_small_runs, 0, LENGTH(pool_sizes));
     tcase_add_loop_test(tc, pool_concurrent_callers, 0, LENGTH(pool_sizes));
+#if defined(__linux__)
+    tcase_add_test(tc, pool_threads_step_aside);
+#endif
     tcase_add_test(tc, pool_limits);
     tcase_add_test(tc, pool_without_room_for_threads);
     tcase_add_test(tc, locks_and_references);

@@ -11,6 +11,7 @@ struct job {
     void *job;
     sae_task task; /* NULL between runs */
     uint32_t n;
+    int processor; /* of the caller; -1 = unknown */
 };
 
 struct sae_pool {
@@ -41,6 +42,40 @@ static void claim(_Atomic(uint64_t) *next, struct job job, uint32_t worker)
     }
 }
 
+#if defined(__linux__)
+
+static int here(void)
+{
+    return sched_getcpu();
+}
+
+/* Leaves the caller's processor to the caller, if there is another: Linux wakes a thread where it slept, and takes tens of milliseconds to see
+ * that two share a processor beside an idle one. */
+static void step_aside(int processor)
+{
+    cpu_set_t all, rest;
+    if (processor < 0 || here() != processor || sched_getaffinity(0, sizeof all, &all))
+        return;
+    rest = all;
+    CPU_CLR((size_t)processor, &rest);
+    if (CPU_COUNT(&rest) > 0 && sched_setaffinity(0, sizeof rest, &rest) == 0)
+        (void)sched_setaffinity(0, sizeof all, &all); /* it stays where it is now */
+}
+
+#else
+
+static int here(void)
+{
+    return -1;
+}
+
+static void step_aside(int processor)
+{
+    (void)processor;
+}
+
+#endif
+
 static void *work(void *arg)
 {
     struct worker *self = arg;
@@ -56,6 +91,7 @@ static void *work(void *arg)
         pool->active++;
         const struct job job = pool->job;
         pthread_mutex_unlock(&pool->mutex);
+        step_aside(job.processor);
         claim(&pool->next, job, self->index);
         pthread_mutex_lock(&pool->mutex);
         if (--pool->active == 0)
@@ -70,13 +106,14 @@ int32_t sae_pool_run(void *user, void *job, sae_task task, uint32_t n)
     sae_pool *pool = user;
     pthread_mutex_lock(&pool->one_run);
     pthread_mutex_lock(&pool->mutex);
-    pool->job = (struct job){job, task, n};
+    const struct job mine = {job, task, n, here()};
+    pool->job = mine;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     pool->round++;
     if (n > 1)
         pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
-    claim(&pool->next, (struct job){job, task, n}, pool->n_threads);
+    claim(&pool->next, mine, pool->n_threads);
     pthread_mutex_lock(&pool->mutex);
     pool->job.task = NULL; /* who wakes up late finds nothing to do */
     while (pool->active)
