@@ -62,8 +62,8 @@ float saei_floor(const saei_floors *f, size_t r, size_t feature)
     return floor;
 }
 
-/* Floats of 0 and more order like their bits. */
-static void raise_to(_Atomic(uint32_t) *floor, float to)
+/* Such floats order like their bits. */
+void saei_raise_to(_Atomic(uint32_t) *floor, float to)
 {
     uint32_t bits, seen = atomic_load_explicit(floor, memory_order_relaxed);
     memcpy(&bits, &to, sizeof bits);
@@ -77,7 +77,7 @@ void saei_floor_raise(const saei_floors *f, uint32_t worker, size_t r, size_t fe
     if (!(low > floor)) /* a NaN neither */
         return;
     if (!f->room) {
-        raise_to(floor_of(f, r, feature), low);
+        saei_raise_to(floor_of(f, r, feature), low);
         return;
     }
     const size_t list = worker * f->max_rows + r;
@@ -85,7 +85,7 @@ void saei_floor_raise(const saei_floors *f, uint32_t worker, size_t r, size_t fe
     size_t n = (size_t)f->n[list];
     best[n++] = low;
     if (n == f->room || (n == f->k && floor == 0.0f)) {
-        raise_to(floor_of(f, r, feature), saei_kth_largest(best, n, f->k));
+        saei_raise_to(floor_of(f, r, feature), saei_kth_largest(best, n, f->k));
         n = f->k; /* they come first now */
     }
     f->n[list] = (int32_t)n;
@@ -94,7 +94,7 @@ void saei_floor_raise(const saei_floors *f, uint32_t worker, size_t r, size_t fe
 void saei_floor_begin(const saei_floors *f, size_t r, float to)
 {
     if (to > 0.0f)
-        raise_to(floor_of(f, r, 0), to);
+        saei_raise_to(floor_of(f, r, 0), to);
 }
 
 void saei_floors_settle(const saei_floors *f, size_t r, float *pick, size_t n)
@@ -108,7 +108,7 @@ void saei_floors_settle(const saei_floors *f, size_t r, float *pick, size_t n)
         have += m;
     }
     if (f->room && have >= f->k)
-        raise_to(floor_of(f, r, 0), saei_kth_largest(pick, have, f->k));
+        saei_raise_to(floor_of(f, r, 0), saei_kth_largest(pick, have, f->k));
 }
 
 bool saei_floors_hold(const saei_floors *f, size_t r, const int32_t *idx, const float *val, size_t m)

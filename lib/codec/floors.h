@@ -15,6 +15,9 @@ typedef struct saei_floors {
     int32_t *n;               /* [workers][max_rows] of them */
 } saei_floors;
 
+/* The bits of a float of 0 or more become those of `to` if that is larger. */
+void saei_raise_to(_Atomic(uint32_t) *floor, float to);
+
 /* Lays them out; block NULL = only the size is wanted. */
 size_t saei_floors_layout(saei_floors *f, const sae_model *model, size_t max_rows, unsigned char *block);
 

@@ -110,19 +110,14 @@ static float floor_of(const encode_job *j, size_t r)
     return !bits && j->model->act.keeps_negative ? -INFINITY : value;
 }
 
-/* More codes of a row are known. Any order of updates gives the same selection. Positive floats order like their bits. */
+/* More codes of a row are known. Any order of updates gives the same selection. */
 static void raise_floor(encode_job *j, size_t r, const float *val, size_t m, float *pick)
 {
     const size_t k = (size_t)j->model->parts.k;
     if (!k || m < k || (j->model->parts.arch != SAE_TOPK && j->model->parts.arch != SAE_TEMPORAL))
         return;
     memcpy(pick, val, m * sizeof *val);
-    const float floor = saei_floor_of(pick, m, k);
-    uint32_t bits, seen = atomic_load_explicit(j->work->floor + r, memory_order_relaxed);
-    memcpy(&bits, &floor, sizeof bits);
-    while (bits > seen &&
-           !atomic_compare_exchange_weak_explicit(j->work->floor + r, &seen, bits, memory_order_relaxed, memory_order_relaxed))
-        continue;
+    saei_raise_to(j->work->floor + r, saei_floor_of(pick, m, k));
 }
 
 /* The codes of nj features, from feature j0 on, whose dots are in c. */

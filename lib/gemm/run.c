@@ -172,7 +172,8 @@ static void product(const pass *p, const saei_packed *m, float *c, size_t ldc, u
 /* Can the sums be taken where the results go? What is added to them must not lie there. */
 static bool in_place(const pass *p)
 {
-    return p->g->as == SAEI_KEEP_F32 && !p->residual.x && p->y.stride >= 0 && p->y.stride % (int64_t)sizeof(float) == 0;
+    return p->g->as == SAEI_KEEP_F32 && !p->residual.x && p->y.stride >= 0 && p->y.stride % (int64_t)sizeof(float) == 0 &&
+           (uintptr_t)p->y.x % sizeof(float) == 0;
 }
 
 static float *result(const pass *p, int64_t r, size_t j)
