@@ -76,11 +76,11 @@ class Worker:
 
     def processor_s(self) -> float:
         """Processor time of all its threads so far; 0 where the system does not say."""
-        ticks = 0
+        spent = 0
         for stat in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):  # the thread has ended
-                ticks += int(stat.read_text().split()[0])
-        return ticks / 1e9
+                spent += int(stat.read_text().split()[0])
+        return spent / 1e9
 
     def settle(self) -> None:
         """Waits until its idle threads sleep: some spin for a tenth of a second, on the processors of the next one."""

@@ -28,13 +28,12 @@ sae_status saei_write_struct(void *dst, const void *src, size_t src_bytes, const
 
 /* Checked arithmetic on sizes: false on overflow, and *out is then SIZE_MAX. */
 bool saei_mul(size_t *out, size_t a, size_t b);
+bool saei_add(size_t *out, size_t a, size_t b);
 
 static inline size_t saei_min(size_t a, size_t b)
 {
     return a < b ? a : b;
 }
-
-bool saei_add(size_t *out, size_t a, size_t b);
 
 /* Lays out several arrays in one block: adds `bytes` rounded up to 64 to *total and returns the offset, or SIZE_MAX when a size
  * overflowed (then *total is SIZE_MAX for good). */

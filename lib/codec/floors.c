@@ -4,18 +4,13 @@
 
 #include "codec/codec.h"
 
-/* Values beyond k that are gathered before the k-th largest is looked for again. */
-static size_t more_than(size_t k)
-{
-    return k / 4 + 16;
-}
-
 size_t saei_floors_layout(saei_floors *f, const sae_model *model, size_t max_rows, unsigned char *block)
 {
     const saei_parts *p = &model->parts;
     const bool competes = saei_selects(model), grouped = p->arch == SAE_GROUPMAX;
     const size_t groups = !competes ? 0 : grouped ? (size_t)p->k : 1, k = grouped ? 1 : (size_t)p->k;
-    const size_t room = k > 1 && competes ? k + more_than(k) : 0, workers = model->env->host.max_workers;
+    const size_t room = k > 1 && competes ? k + k / 4 + 16 : 0; /* a quarter more before the k-th largest is looked for again */
+    const size_t workers = model->env->host.max_workers;
     size_t lists, total = 0;
     if (!saei_mul(&lists, workers * max_rows, room))
         return SIZE_MAX;
@@ -52,17 +47,20 @@ static _Atomic(uint32_t) *floor_of(const saei_floors *f, size_t r, size_t featur
     return f->floor + r * f->groups + feature / f->size;
 }
 
-float saei_floor(const saei_floors *f, size_t r, size_t feature)
+float saei_floor_at(const _Atomic(uint32_t) *floor)
 {
-    if (!f->groups)
-        return 0.0f;
-    const uint32_t bits = atomic_load_explicit(floor_of(f, r, feature), memory_order_relaxed);
-    float floor;
-    memcpy(&floor, &bits, sizeof floor);
-    return floor;
+    const uint32_t bits = atomic_load_explicit(floor, memory_order_relaxed);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-/* Such floats order like their bits. */
+float saei_floor(const saei_floors *f, size_t r, size_t feature)
+{
+    return f->groups ? saei_floor_at(floor_of(f, r, feature)) : 0.0f;
+}
+
+/* Floats of 0 and more order like their bits. */
 void saei_raise_to(_Atomic(uint32_t) *floor, float to)
 {
     uint32_t bits, seen = atomic_load_explicit(floor, memory_order_relaxed);
@@ -100,14 +98,14 @@ void saei_floor_begin(const saei_floors *f, size_t r, float to)
 void saei_floors_settle(const saei_floors *f, size_t r, float *pick, size_t n)
 {
     size_t have = 0;
-    for (size_t w = 0; w < f->workers && f->room; w++) {
+    for (size_t w = 0; w < f->workers; w++) {
         const size_t list = w * f->max_rows + r, m = (size_t)f->n[list];
         if (m > n - have)
             break;
         memcpy(pick + have, f->best + list * f->room, m * sizeof *pick);
         have += m;
     }
-    if (f->room && have >= f->k)
+    if (have >= f->k)
         saei_raise_to(floor_of(f, r, 0), saei_kth_largest(pick, have, f->k));
 }
 

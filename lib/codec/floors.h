@@ -15,7 +15,8 @@ typedef struct saei_floors {
     int32_t *n;               /* [workers][max_rows] of them */
 } saei_floors;
 
-/* The bits of a float of 0 or more become those of `to` if that is larger. */
+/* A floor, a float of 0 or more held by its bits; it becomes `to` if that is larger. */
+float saei_floor_at(const _Atomic(uint32_t) *floor);
 void saei_raise_to(_Atomic(uint32_t) *floor, float to);
 
 /* Lays them out; block NULL = only the size is wanted. */
@@ -36,7 +37,7 @@ void saei_floor_raise(const saei_floors *f, uint32_t worker, size_t r, size_t fe
 /* The floor of row r, of an SAE with one group, is `to` at least. */
 void saei_floor_begin(const saei_floors *f, size_t r, float to);
 
-/* Puts together what the workers know of row r; `pick` has room for n floats. */
+/* Puts together what the workers know of row r of an SAE with room; `pick` has room for n floats. */
 void saei_floors_settle(const saei_floors *f, size_t r, float *pick, size_t n);
 
 /* Do k of the exact codes of row r, m of them, ascending by feature, reach each floor? */

@@ -15,7 +15,7 @@
 enum {
     STEP = 48,        /* features whose sums are taken at once: their bytes stay in L2 while the rows pass */
     FEW = 4,          /* rows in 16 bits at once */
-    SAMPLE = 32,      /* columns of a sample */
+    SAMPLE = 512,     /* features of a sample */
     LANES = 16,       /* features scored at once, or thinned out */
     SMALL = 1 << 20,  /* weights of an encoder below which a dense encode is as fast */
     GATE_ROWS = 64,   /* rows whose mean share of candidates decides whether screening pays */
@@ -97,6 +97,11 @@ bool saei_screen_row(saei_spans *spans, int8_t *high, size_t high_step, int8_t *
     return true;
 }
 
+static size_t groups_of(const screen_job *j)
+{
+    return (j->n + j->group - 1) / j->group;
+}
+
 /* Planes of the rows first .. that lie together: two of each of few rows, else the first of each. */
 static size_t planes_of(const screen_job *j, size_t first)
 {
@@ -173,8 +178,7 @@ static void wait_for_dot(const screen_job *j, uint32_t worker, size_t r, int32_t
     w->places[w->n++] = place;
     if (w->n < LANES)
         return;
-    ripe->lists[ripe->n] = *w;
-    ripe->lists[ripe->n++].row = r;
+    ripe->lists[ripe->n++] = *w;
     w->n = 0;
     if (ripe->n == sizeof ripe->lists / sizeof *ripe->lists)
         score_ripe(j, worker);
@@ -187,13 +191,9 @@ static void flush_task(void *job, uint32_t i, uint32_t worker)
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
     score_ripe(j, i);
-    for (size_t r = 0; r < j->n; r++) {
-        saei_waiting *w = waiting_of(j, i, r);
-        w->row = r;
+    for (size_t r = 0; r < j->n; r++)
         if (!is_dense(j, r))
-            score(j, w);
-        w->n = 0;
-    }
+            score(j, waiting_of(j, i, r));
     saei_fp_leave(mode);
 }
 
@@ -232,11 +232,11 @@ static size_t columns_of(size_t n)
     return (n + SAEI_COLUMN - 1) / SAEI_COLUMN;
 }
 
-/* Every group of rows passes over the step, whose bytes stay in L2, and brings its part of the next step's there. One row alone reads so many
- * columns at once that the processor looks ahead by itself. */
+/* Every group of rows passes over the step, whose bytes stay in L2, and brings its part of the next step's there: a column is 4 stretches of
+ * d16 cache lines. One row alone reads so many columns at once that the processor looks ahead by itself. */
 static void take_sums(const screen_job *j, const step *t)
 {
-    const size_t d16 = j->screen->d16, columns = columns_of(t->n), groups = (j->n + j->group - 1) / j->group, after = t->first + t->n;
+    const size_t d16 = j->screen->d16, columns = columns_of(t->n), groups = groups_of(j), after = t->first + t->n;
     const size_t lanes = j->n == 1 ? 0 : 4 * columns_of(saei_min((size_t)j->model->parts.d_sae - after, STEP));
     const uint8_t *next = j->screen->columns + after * d16 * 16;
     for (size_t g = 0; g < groups; g++) {
@@ -299,6 +299,7 @@ static void thin_out(const screen_job *j, const step *t, open_pairs *p)
     p->n = 0;
 }
 
+/* Lets the m features that the first plane leaves open to row r wait until they fill a call. */
 static void thin_out_later(const screen_job *j, const step *t, size_t r, const int32_t *ids, size_t m, open_pairs *open)
 {
     for (size_t i = 0; i < m; i++) {
@@ -413,11 +414,13 @@ static void screen_task(void *job, uint32_t tile, uint32_t worker)
 
 /* ---- where features compete ---- */
 
-/* Features of a sample: columns all over the encoder, since neighbours may be alike. */
-static size_t sample_columns(const screen_job *j)
+/* So many of a sample reach what k of all features will; 0 = no sample is taken, where it would say little or cost too much. */
+static size_t sample_rank(const screen_job *j)
 {
-    const bool wide = (size_t)j->model->parts.d_sae >= 16 * (size_t)SAMPLE * SAEI_COLUMN;
-    return j->s->floors.room && !j->few && wide ? SAMPLE : 0;
+    const size_t n = (size_t)j->model->parts.d_sae;
+    const double share = (double)j->s->floors.k * (double)SAMPLE / (double)n;
+    const size_t rank = (size_t)(share + 4.0 * sqrt(share) + 1.0);
+    return j->s->floors.room && !j->few && n >= 16 * (size_t)SAMPLE && rank < SAMPLE / 2 ? rank : 0;
 }
 
 /* What the values of a column's features hardly lie below, for the rows r .. of a group; those of row r + q from low[q * ldl] on. */
@@ -435,20 +438,18 @@ static void sample_column(const screen_job *j, uint32_t worker, size_t r, size_t
     }
 }
 
-/* The first floors of a group of rows of a top-k: what so many of a sample reach that k of all features will. */
+/* The first floors of a group of rows of a top-k, from columns all over the encoder, since neighbours may be alike. */
 static void sample_task(void *job, uint32_t group, uint32_t worker)
 {
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
-    const size_t n = (size_t)j->model->parts.d_sae, r = group * j->group, size = sample_columns(j) * SAEI_COLUMN;
-    const double share = (double)j->s->floors.k * (double)size / (double)n;
-    const size_t rank = (size_t)(share + 4.0 * sqrt(share) + 1.0);
+    const size_t n = (size_t)j->model->parts.d_sae, r = group * j->group;
     float *low = j->work->pick + worker * n;
-    for (size_t i = 0; i < size; i += SAEI_COLUMN)
-        sample_column(j, worker, r, (i * n / size) / SAEI_COLUMN * SAEI_COLUMN, low + i, size);
-    for (size_t q = 0; q < planes_of(j, r) && rank < size / 2; q++)
+    for (size_t i = 0; i < SAMPLE; i += SAEI_COLUMN)
+        sample_column(j, worker, r, i * n / SAMPLE / SAEI_COLUMN * SAEI_COLUMN, low + i, SAMPLE);
+    for (size_t q = 0; q < planes_of(j, r); q++)
         if (!is_dense(j, r + q))
-            saei_floor_begin(&j->s->floors, r + q, saei_kth_largest(low + q * size, size, rank));
+            saei_floor_begin(&j->s->floors, r + q, saei_kth_largest(low + q * SAMPLE, SAMPLE, sample_rank(j)));
     saei_fp_leave(mode);
 }
 
@@ -457,7 +458,7 @@ static void settle_task(void *job, uint32_t r, uint32_t worker)
     const saei_fpmode mode = saei_fp_enter();
     const screen_job *j = job;
     const size_t n = (size_t)j->model->parts.d_sae;
-    if (j->s->floors.room && !is_dense(j, r))
+    if (!is_dense(j, r))
         saei_floors_settle(&j->s->floors, r, j->work->pick + worker * n, n);
     saei_fp_leave(mode);
 }
@@ -528,19 +529,20 @@ static sae_status find_candidates(screen_job *j)
 {
     const saei_host *host = &j->model->env->host;
     const uint32_t tiles = j->model->n_tiles;
-    const size_t groups = sample_columns(j) ? (j->n + j->group - 1) / j->group : 0;
-    if (saei_run(host, j, sample_task, (uint32_t)groups) || saei_run(host, j, screen_task, tiles))
-        return SAE_E_HOST;
-    if (!j->s->floors.groups)
-        return SAE_OK;
-    return saei_run(host, j, settle_task, (uint32_t)j->n) || saei_run(host, j, kept_task, tiles) ? SAE_E_HOST : SAE_OK;
+    const saei_floors *floors = &j->s->floors;
+    const bool failed = saei_run(host, j, sample_task, sample_rank(j) ? (uint32_t)groups_of(j) : 0) ||
+                        saei_run(host, j, screen_task, tiles) || saei_run(host, j, settle_task, floors->room ? (uint32_t)j->n : 0) ||
+                        saei_run(host, j, kept_task, floors->groups ? tiles : 0);
+    return failed ? SAE_E_HOST : SAE_OK;
 }
 
 static sae_status screen_rows(screen_job *j)
 {
     const saei_host *host = &j->model->env->host;
-    for (size_t i = 0; i < host->max_workers * j->n; i++)
+    for (size_t i = 0; i < host->max_workers * j->n; i++) {
+        j->s->waiting[i].row = i % j->n;
         j->s->waiting[i].n = 0;
+    }
     for (size_t i = 0; i < host->max_workers; i++)
         j->s->ripe[i].n = 0;
     saei_floors_clear(&j->s->floors, j->n);

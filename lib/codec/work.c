@@ -104,10 +104,8 @@ static size_t row_of(const encode_job *j, size_t r)
 /* What values must exceed: more than 0, or anything where negative codes are kept, until k of them are known. */
 static float floor_of(const encode_job *j, size_t r)
 {
-    const uint32_t bits = atomic_load_explicit(j->work->floor + r, memory_order_relaxed);
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return !bits && j->model->act.keeps_negative ? -INFINITY : value;
+    const float value = saei_floor_at(j->work->floor + r);
+    return value == 0.0f && j->model->act.keeps_negative ? -INFINITY : value;
 }
 
 /* More codes of a row are known. Any order of updates gives the same selection. */

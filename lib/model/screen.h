@@ -54,10 +54,4 @@ sae_status saei_screen_prove(const sae_model *model, sae_error *err);
 /* The smallest float that is not below v. */
 float saei_round_up(double v);
 
-/* A small double rounded to an integer, ties to even, by what adding a large one leaves. */
-static inline double saei_to_integer(double v)
-{
-    return (v + 0x1.8p52) - 0x1.8p52;
-}
-
 #endif

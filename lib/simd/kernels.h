@@ -48,7 +48,7 @@ typedef struct saei_bound {
 
 typedef struct saei_span {
     float scale, norm, slack;
-    float floor; /* values of interest exceed it */
+    float floor; /* values of interest reach it */
     int32_t first_offset, second_offset;
 } saei_span;
 
@@ -187,6 +187,12 @@ static inline void saei_add_row(const saei_kernels *k, float *out, const float *
     const int32_t first = 0;
     const saei_matrix m = {row, dtype, false, 1, (int32_t)n};
     k->combine(out, x, &m, &first, &by, 1);
+}
+
+/* A small double rounded to an integer, ties to even, by what adding a large one leaves. */
+static inline double saei_to_integer(double v)
+{
+    return (v + 0x1.8p52) - 0x1.8p52;
 }
 
 /* The table for `isa` (AUTO = best here), or NULL when this build or this processor cannot run it. */
