@@ -17,19 +17,25 @@ static sae_error err;
 static char path[128], again[128];
 static sae_env *env;
 
+static void remove_files(void)
+{
+    unlink(path);
+    unlink(again);
+}
+
 static void begin(void)
 {
     const char *folder = access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm";
     snprintf(path, sizeof path, "%s/saepacked%ld.sae", folder, (long)getpid());
     snprintf(again, sizeof again, "%s/saepacked%ld-2.sae", folder, (long)getpid());
+    remove_files(); /* an earlier process of this number may have died and left them */
     env = env_make(NULL, SAE_ISA_AUTO, NULL, NULL, 0);
 }
 
 static void end(void)
 {
     sae_env_free(env);
-    unlink(path);
-    unlink(again);
+    remove_files();
 }
 
 static sae_status save(const sae_model *m, const char *to, sae_dtype dtype)

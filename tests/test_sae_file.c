@@ -68,6 +68,7 @@ static sae_env *env;
 static void begin(void)
 {
     snprintf(path, sizeof path, "%s/saefile%ld.sae", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", (long)getpid());
+    unlink(path); /* an earlier process of this number may have died and left it */
     env = env_make(NULL, SAE_ISA_AUTO, NULL, NULL, 0);
 }
 
